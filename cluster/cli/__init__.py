@@ -1,0 +1,1 @@
+"""The `linnet` command: one file per noun; parses, calls, prints; nothing else."""

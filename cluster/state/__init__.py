@@ -1,0 +1,1 @@
+"""Durable state in SQL: aliases, policies, rollouts, decisions, runs, replicas and events."""

@@ -1,0 +1,45 @@
+"""The live traffic policy of a model: read by gateways, written by rollouts."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cluster.refs import STABLE
+from cluster.state import aliases
+from cluster.state.tables import PolicyRow, utc_now
+from cluster.traffic import TrafficPolicy
+
+
+def get(session: Session, model: str) -> TrafficPolicy | None:
+    """The stored policy; before any rollout, everything to `@stable`; None without either."""
+    row = session.get(PolicyRow, model)
+    if row is not None:
+        return TrafficPolicy(
+            model=model,
+            revision=row.revision,
+            stable=row.stable,
+            candidate=row.candidate,
+            weight=row.weight,
+        )
+    stable = aliases.get(session, model, STABLE)
+    return TrafficPolicy(model=model, revision=0, stable=stable) if stable else None
+
+
+def put(session: Session, policy: TrafficPolicy) -> None:
+    """Store `policy`; its revision must be the successor of the stored one."""
+    row = session.get(PolicyRow, policy.model, with_for_update=True)
+    found = row.revision if row else 0
+    if policy.revision != found + 1:
+        raise ValueError(f"revision {policy.revision} does not follow {found}")
+    if row is None:
+        row = PolicyRow(model=policy.model)
+        session.add(row)
+    row.revision, row.stable = policy.revision, policy.stable
+    row.candidate, row.weight, row.updated_at = policy.candidate, policy.weight, utc_now()
+    session.flush()
+
+
+def models_with_policy(session: Session) -> list[str]:
+    """Models whose policy has been stored."""
+    return list(session.scalars(select(PolicyRow.model).order_by(PolicyRow.model)))

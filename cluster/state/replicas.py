@@ -1,0 +1,72 @@
+"""Replica leases: an engine renews its row while it lives; a stale row counts for nothing."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from cluster.state.tables import ReplicaRow, utc_now
+
+LEASE = timedelta(seconds=60)
+
+
+class ReplicaStatus(StrEnum):
+    """Where a replica is on its way to traffic."""
+
+    LOADING = "loading"
+    PROVING = "proving"
+    SERVING = "serving"
+    REFUSED = "refused"
+
+
+def report(
+    session: Session,
+    *,
+    replica: str,
+    model: str,
+    version: str,
+    status: ReplicaStatus,
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """Write or renew a replica's row."""
+    row = session.get(ReplicaRow, replica)
+    if row is None:
+        row = ReplicaRow(replica=replica, model=model, version=version, started_at=utc_now(), detail={})
+        session.add(row)
+    row.status, row.seen_at = status.value, utc_now()
+    if detail is not None:
+        row.detail = detail
+    session.flush()
+
+
+def forget(session: Session, replica: str) -> None:
+    """Remove a replica that stopped in good order."""
+    session.execute(delete(ReplicaRow).where(ReplicaRow.replica == replica))
+
+
+def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
+    """Replicas seen within the lease, refused ones left out."""
+    query = select(ReplicaRow).where(
+        ReplicaRow.seen_at >= utc_now() - LEASE, ReplicaRow.status != ReplicaStatus.REFUSED.value
+    )
+    if model is not None:
+        query = query.where(ReplicaRow.model == model)
+    return list(session.scalars(query.order_by(ReplicaRow.model, ReplicaRow.version)))
+
+
+def refusals(session: Session, model: str, version: str) -> list[ReplicaRow]:
+    """Replicas of a version that failed to prove themselves, newest first."""
+    query = (
+        select(ReplicaRow)
+        .where(
+            ReplicaRow.model == model,
+            ReplicaRow.version == version,
+            ReplicaRow.status == ReplicaStatus.REFUSED.value,
+        )
+        .order_by(ReplicaRow.seen_at.desc())
+    )
+    return list(session.scalars(query))

@@ -1,0 +1,265 @@
+"""One storage root behind pyarrow.fs: a local directory, NFS or S3, with the same rules.
+
+Paths inside a root are relative, with `/`. `write_atomic` is what makes rule 3 hold: on a
+local root it writes beside the target, flushes to disk and renames; on an object store a
+single put is atomic by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import parse_qs, urlsplit
+
+from pyarrow import fs
+
+from cluster.errors import ConfigError, NotFoundError, StorageError, one_of
+
+_CHUNK = 4 * 1024 * 1024
+_SCHEMES = ("file", "s3")
+
+
+class Storage:
+    """A root and what may be done below it. Cheap to build; holds no open files.
+
+    `s3://bucket/prefix?endpoint_override=host:port&scheme=http&region=…` takes its keys
+    from the environment, as pyarrow's S3FileSystem does.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._fs, self._base = _open(url)
+
+    def __repr__(self) -> str:
+        return f"Storage({self.url!r})"
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return (Storage, (self.url,))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files below this root can be opened by path on this machine."""
+        return isinstance(self._fs, fs.LocalFileSystem)
+
+    def local_path(self, path: str) -> Path:
+        """The file system path of `path`; raises StorageError on an object store."""
+        if not self.is_local:
+            raise StorageError(
+                f"`{self.url}` is not on this machine's disk.",
+                code="storage.not_local",
+                hint="Fetch it with `download_dir` first.",
+            )
+        return Path(self._absolute(path))
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or directory is there."""
+        return self._info(path).type != fs.FileType.NotFound
+
+    def is_dir(self, path: str) -> bool:
+        """Whether `path` is a directory (or a non-empty prefix)."""
+        return self._info(path).type == fs.FileType.Directory
+
+    def size(self, path: str) -> int:
+        """Bytes of one file. Raises NotFoundError."""
+        info = self._info(path)
+        if info.type != fs.FileType.File:
+            raise _missing(self.url, path)
+        return int(info.size or 0)
+
+    def list_dirs(self, path: str) -> list[str]:
+        """Names of the directories directly below `path`, sorted; empty when it is not there."""
+        return sorted(i.base_name for i in self._list(path) if i.type == fs.FileType.Directory)
+
+    def list_files(self, path: str, *, recursive: bool = True) -> list[str]:
+        """Paths of the files below `path`, relative to it, sorted."""
+        prefix = self._absolute(path).rstrip("/") + "/"
+        found = self._list(path, recursive=recursive)
+        return sorted(i.path.removeprefix(prefix) for i in found if i.type == fs.FileType.File)
+
+    def read_bytes(self, path: str) -> bytes:
+        """The whole of a file. Raises NotFoundError."""
+        with self.open_input(path) as stream:
+            return stream.read()
+
+    @contextmanager
+    def open_input(self, path: str) -> Iterator[BinaryIO]:
+        """Stream a file. Raises NotFoundError when it is absent."""
+        try:
+            stream = self._fs.open_input_stream(self._absolute(path))
+        except FileNotFoundError:
+            raise _missing(self.url, path) from None
+        with stream:
+            yield stream
+
+    def sha256(self, path: str) -> str:
+        """Hex digest of a file's bytes, read in chunks."""
+        digest = hashlib.sha256()
+        with self.open_input(path) as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def write_atomic(self, path: str, data: bytes) -> None:
+        """Write `path` so that a reader sees the old bytes or the new, never a part."""
+        with self._guard(path):
+            if self.is_local:
+                _write_local(Path(self._absolute(path)), data)
+                return
+            with self._fs.open_output_stream(self._absolute(path)) as stream:
+                stream.write(data)
+
+    def make_dirs(self, path: str) -> None:
+        """Create a directory and its parents."""
+        with self._guard(path):
+            self._fs.create_dir(self._absolute(path), recursive=True)
+
+    def upload_file(self, source: Path, path: str) -> None:
+        """Copy a local file to `path`, flushed to disk on a local root."""
+        with self._guard(path):
+            if self.is_local:
+                target = Path(self._absolute(path))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with source.open("rb") as reader, target.open("wb") as writer:
+                    shutil.copyfileobj(reader, writer, _CHUNK)
+                    writer.flush()
+                    os.fsync(writer.fileno())
+                return
+            with source.open("rb") as reader, self._fs.open_output_stream(self._absolute(path)) as out:
+                shutil.copyfileobj(reader, out, _CHUNK)
+
+    def download_dir(self, path: str, target: Path) -> None:
+        """Copy every file below `path` into the local directory `target`."""
+        for name in self.list_files(path):
+            destination = target / name
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            with self.open_input(f"{path}/{name}") as reader, destination.open("wb") as writer:
+                shutil.copyfileobj(reader, writer, _CHUNK)
+
+    def rename(self, source: str, target: str) -> None:
+        """Move a directory or file; atomic on a local root only."""
+        with self._guard(target):
+            self._fs.create_dir(os.path.dirname(self._absolute(target)), recursive=True)
+            self._fs.move(self._absolute(source), self._absolute(target))
+
+    def delete_file(self, path: str) -> None:
+        """Remove one file; absent is fine."""
+        try:
+            self._fs.delete_file(self._absolute(path))
+        except FileNotFoundError:
+            return
+
+    def delete_dir(self, path: str) -> None:
+        """Remove a directory and all below it, read-only files too; absent is fine."""
+        if not self.exists(path):
+            return
+        if self.is_local:
+            make_writable(Path(self._absolute(path)))
+        self._fs.delete_dir(self._absolute(path))
+
+    def free_bytes(self) -> int | None:
+        """Room left below a local root; None where the question has no answer (S3)."""
+        if not self.is_local:
+            return None
+        probe = Path(self._base)
+        while not probe.exists():
+            probe = probe.parent
+        return shutil.disk_usage(probe).free
+
+    def _absolute(self, path: str) -> str:
+        clean = path.strip("/")
+        if ".." in clean.split("/"):
+            raise StorageError(f"`{path}` leaves the storage root.", code="storage.path")
+        return f"{self._base}/{clean}" if clean else self._base
+
+    def _info(self, path: str) -> fs.FileInfo:
+        with self._guard(path):
+            return self._fs.get_file_info(self._absolute(path))
+
+    def _list(self, path: str, *, recursive: bool = False) -> list[fs.FileInfo]:
+        selector = fs.FileSelector(self._absolute(path), recursive=recursive, allow_not_found=True)
+        with self._guard(path):
+            return list(self._fs.get_file_info(selector))
+
+    @contextmanager
+    def _guard(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _explain(error, self.url, path) from error
+
+
+def make_read_only(directory: Path) -> None:
+    """Take the write bits off every file and directory below `directory`, itself included."""
+    for current, _, names in os.walk(directory):
+        for name in names:
+            os.chmod(Path(current) / name, 0o444)
+        os.chmod(current, 0o555)
+
+
+def make_writable(directory: Path) -> None:
+    """Give the owner back the right to change what `make_read_only` closed."""
+    for current, _, _ in os.walk(directory):
+        os.chmod(current, 0o755)
+
+
+def fsync_dir(directory: Path) -> None:
+    """Flush a directory's entries, so that a rename inside it survives a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _open(url: str) -> tuple[fs.FileSystem, str]:
+    if "://" not in url:
+        return fs.LocalFileSystem(), str(Path(url).expanduser().resolve())
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return fs.LocalFileSystem(), parts.path.rstrip("/") or "/"
+    if parts.scheme == "s3":
+        options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        return fs.S3FileSystem(**options), f"{parts.netloc}{parts.path}".rstrip("/")
+    raise ConfigError(
+        f"`{url}` has the scheme `{parts.scheme}`.",
+        code="storage.scheme",
+        hint=f"Accepted: a path, or one of {one_of(_SCHEMES)}.",
+    )
+
+
+def _write_local(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with beside.open("wb") as writer:
+            writer.write(data)
+            writer.flush()
+            os.fsync(writer.fileno())
+        os.replace(beside, target)
+        fsync_dir(target.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _missing(url: str, path: str) -> NotFoundError:
+    return NotFoundError(f"There is no `{path}` below {url}.", code="storage.not_found")
+
+
+def _explain(error: OSError, url: str, path: str) -> StorageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"The disk below {url} is full (writing `{path}`).",
+            code="storage.full",
+            hint="Free some room (`linnet models gc`) and run the same command again.",
+            retryable=True,
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(f"`{path}` below {url} may not be written.", code="storage.denied")
+    return StorageError(f"`{path}` below {url}: {error}", code="storage.failed", retryable=True)

@@ -1,0 +1,57 @@
+"""The traffic policy of an endpoint and the one function that splits by it (rule 8)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from cluster.config import StrictModel
+
+BUCKETS = 10_000
+
+
+class TrafficPolicy(StrictModel):
+    """Who gets what share of a model's traffic.
+
+    `weight` is the candidate's share in percent, in steps of 0.01; stable gets the rest.
+    `revision` grows with every change, so that a gateway knows what is newer.
+    """
+
+    model: str
+    revision: int
+    stable: str
+    candidate: str | None = None
+    weight: float = Field(default=0.0, ge=0.0, le=100.0)
+
+    @model_validator(mode="after")
+    def _candidate_differs(self) -> Self:
+        if self.candidate is None and self.weight:
+            raise ValueError("a weight needs a candidate")
+        if self.candidate == self.stable:
+            raise ValueError(f"candidate and stable are both {self.stable}")
+        return self
+
+    def weights(self) -> dict[str, float]:
+        """Percent for each version, stable first."""
+        shares = {self.stable: 100.0 - self.weight}
+        if self.candidate is not None:
+            shares[self.candidate] = self.weight
+        return shares
+
+
+def bucket(model: str, key: str) -> int:
+    """Where a key falls, 0 to 9,999: the same in every process and after every restart."""
+    digest = hashlib.blake2b(f"{model}\x00{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % BUCKETS
+
+
+def route(policy: TrafficPolicy, key: str) -> str:
+    """The version that answers `key`.
+
+    The candidate owns the lowest buckets, so raising its weight moves keys to it and none away.
+    """
+    if policy.candidate is not None and bucket(policy.model, key) < round(policy.weight * 100):
+        return policy.candidate
+    return policy.stable
