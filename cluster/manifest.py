@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import Field, ValidationError
@@ -189,8 +188,12 @@ def verify(storage: Storage, directory: str, manifest: Manifest, *, deep: bool =
 
 
 def require_sound(storage: Storage, directory: str, manifest: Manifest) -> None:
-    """Raise IntegrityError naming the first differing file, or return."""
-    problems = verify(storage, directory, manifest)
+    """Raise IntegrityError naming the first differing files, or return."""
+    refuse(directory, verify(storage, directory, manifest))
+
+
+def refuse(directory: str, problems: Sequence[Problem]) -> None:
+    """Raise IntegrityError naming the first of `problems`; return when there are none."""
     if problems:
         listed = "; ".join(f"{p.path}: {p.reason}" for p in problems[:3])
         raise IntegrityError(
@@ -198,4 +201,3 @@ def require_sound(storage: Storage, directory: str, manifest: Manifest) -> None:
             code="manifest.mismatch",
             hint="Import or publish it again; nothing that is not whole is ever loaded.",
         )
-

@@ -8,7 +8,7 @@ from cluster.config import StrictModel
 from cluster.errors import UsageError
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-_REF = re.compile(rf"^(?P<model>{_NAME})(?:(?P<mark>[:@])(?P<label>{_NAME}))?$")
+_REF = re.compile(rf"(?P<model>{_NAME})(?:(?P<mark>[:@])(?P<label>{_NAME}))?")
 
 STABLE = "stable"
 CANDIDATE = "candidate"
@@ -40,7 +40,7 @@ def parse_ref(text: str) -> VersionRef | AliasRef:
 
     Raises UsageError for anything else.
     """
-    match = _REF.match(text)
+    match = _REF.fullmatch(text)
     if not match:
         raise UsageError(
             f"`{text}` does not name a version.",

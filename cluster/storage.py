@@ -12,8 +12,9 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +25,12 @@ from cluster.errors import ConfigError, NotFoundError, StorageError, one_of
 
 _CHUNK = 4 * 1024 * 1024
 _SCHEMES = ("file", "s3")
+_S3_TYPES: dict[str, Callable[[str], object]] = {
+    "connect_timeout": float,
+    "request_timeout": float,
+    "anonymous": lambda text: text.lower() == "true",
+    "force_virtual_addressing": lambda text: text.lower() == "true",
+}
 
 
 class Storage:
@@ -83,6 +90,14 @@ class Storage:
         found = self._list(path, recursive=recursive)
         return sorted(i.path.removeprefix(prefix) for i in found if i.type == fs.FileType.File)
 
+    def list_modified(self, path: str) -> list[tuple[str, datetime]]:
+        """Names directly below `path`, hidden ones too, and when each last changed (UTC).
+
+        An object store knows no such time for a prefix: it reads as now.
+        """
+        now = datetime.now(UTC)
+        return sorted((info.base_name, info.mtime or now) for info in self._list(path))
+
     def read_bytes(self, path: str) -> bytes:
         """The whole of a file. Raises NotFoundError."""
         with self.open_input(path) as stream:
@@ -95,7 +110,9 @@ class Storage:
             stream = self._fs.open_input_stream(self._absolute(path))
         except FileNotFoundError:
             raise _missing(self.url, path) from None
-        with stream:
+        except OSError as error:
+            raise _explain(error, self.url, path) from error
+        with self._guard(path), stream:
             yield stream
 
     def sha256(self, path: str) -> str:
@@ -114,6 +131,23 @@ class Storage:
                 return
             with self._fs.open_output_stream(self._absolute(path)) as stream:
                 stream.write(data)
+
+    def append_line(self, path: str, line: bytes) -> None:
+        """Add one line; after a line that a crash cut short it starts a new one.
+
+        An object store cannot append: there the file is written anew.
+        """
+        if not self.is_local:
+            earlier = self.read_bytes(path) if self.exists(path) else b""
+            self.write_atomic(path, earlier + line + b"\n")
+            return
+        with self._guard(path):
+            target = Path(self._absolute(path))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("ab+") as file:
+                file.seek(max(0, file.tell() - 1))
+                torn = file.read(1) not in (b"", b"\n")
+                file.write((b"\n" if torn else b"") + line + b"\n")
 
     def make_dirs(self, path: str) -> None:
         """Create a directory and its parents."""
@@ -138,9 +172,10 @@ class Storage:
         """Copy every file below `path` into the local directory `target`."""
         for name in self.list_files(path):
             destination = target / name
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            with self.open_input(f"{path}/{name}") as reader, destination.open("wb") as writer:
-                shutil.copyfileobj(reader, writer, _CHUNK)
+            with self.open_input(f"{path}/{name}") as reader, _translated(str(target), name):
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                with destination.open("wb") as writer:
+                    shutil.copyfileobj(reader, writer, _CHUNK)
 
     def rename(self, source: str, target: str) -> None:
         """Move a directory or file; atomic on a local root only."""
@@ -150,18 +185,17 @@ class Storage:
 
     def delete_file(self, path: str) -> None:
         """Remove one file; absent is fine."""
-        try:
+        with self._guard(path), suppress(FileNotFoundError):
             self._fs.delete_file(self._absolute(path))
-        except FileNotFoundError:
-            return
 
     def delete_dir(self, path: str) -> None:
         """Remove a directory and all below it, read-only files too; absent is fine."""
         if not self.exists(path):
             return
-        if self.is_local:
-            make_writable(Path(self._absolute(path)))
-        self._fs.delete_dir(self._absolute(path))
+        with self._guard(path):
+            if self.is_local:
+                make_writable(Path(self._absolute(path)))
+            self._fs.delete_dir(self._absolute(path))
 
     def free_bytes(self) -> int | None:
         """Room left below a local root; None where the question has no answer (S3)."""
@@ -187,12 +221,8 @@ class Storage:
         with self._guard(path):
             return list(self._fs.get_file_info(selector))
 
-    @contextmanager
-    def _guard(self, path: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise _explain(error, self.url, path) from error
+    def _guard(self, path: str) -> AbstractContextManager[None]:
+        return _translated(self.url, path)
 
 
 def make_read_only(directory: Path) -> None:
@@ -225,13 +255,24 @@ def _open(url: str) -> tuple[fs.FileSystem, str]:
     if parts.scheme == "file":
         return fs.LocalFileSystem(), parts.path.rstrip("/") or "/"
     if parts.scheme == "s3":
-        options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-        return fs.S3FileSystem(**options), f"{parts.netloc}{parts.path}".rstrip("/")
+        return _open_s3(url, parts.query), f"{parts.netloc}{parts.path}".rstrip("/")
     raise ConfigError(
         f"`{url}` has the scheme `{parts.scheme}`.",
         code="storage.scheme",
         hint=f"Accepted: a path, or one of {one_of(_SCHEMES)}.",
     )
+
+
+def _open_s3(url: str, query: str) -> fs.FileSystem:
+    given = {key: values[-1] for key, values in parse_qs(query).items()}
+    try:
+        return fs.S3FileSystem(**{key: _S3_TYPES.get(key, str)(value) for key, value in given.items()})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"`{url}` has an option that S3 storage does not take: {error}.",
+            code="storage.option",
+            hint="Accepted are the arguments of pyarrow.fs.S3FileSystem, such as region and endpoint_override.",
+        ) from None
 
 
 def _write_local(target: Path, data: bytes) -> None:
@@ -246,6 +287,14 @@ def _write_local(target: Path, data: bytes) -> None:
         fsync_dir(target.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _translated(url: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _explain(error, url, path) from error
 
 
 def _missing(url: str, path: str) -> NotFoundError:

@@ -1,0 +1,1 @@
+"""Fine-tuning on Ray Train: specs, data, the loop, checkpoints, publishing."""

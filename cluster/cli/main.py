@@ -59,17 +59,19 @@ def _dispatch(given: list[str]) -> int:
 
 def _run_noun(app: Any, noun: str, arguments: list[str]) -> int:
     import typer
-    from typer._click.exceptions import Abort, ClickException
+    from typer.exceptions import Abort, TyperException
 
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, prog_name=f"linnet {noun}", standalone_mode=False)
-    except ClickException as error:
+    except TyperException as error:
         raise UsageError(
             error.format_message(), code="usage.arguments", hint=f"`linnet {noun} --help` shows the usage."
         ) from None
     except Abort:
         raise KeyboardInterrupt from None
+    if result == ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
     return int(result) if isinstance(result, int) else int(ExitCode.DONE)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
+import typer.core
 
 from cluster.errors import LinnetError, UsageError
 
@@ -27,7 +28,29 @@ def new_app(help_text: str, *, list_verb: str | None = "list") -> typer.Typer:
     app = typer.Typer(
         help=help_text, no_args_is_help=list_verb is None, add_completion=False, rich_markup_mode=None
     )
+    if list_verb is not None:
+        app.callback(invoke_without_command=True)(_bare_noun(list_verb))
     return app
+
+
+def _bare_noun(list_verb: str) -> Callable[..., Any]:
+    def run(context: typer.Context, as_json: JsonFlag = False) -> Any:
+        if context.invoked_subcommand is None:
+            group = cast(typer.core.TyperGroup, context.command)
+            return group.commands[list_verb].main(
+                args=["--json"] if as_json else [],
+                prog_name=f"{context.command_path} {list_verb}",
+                standalone_mode=False,
+            )
+        if as_json:
+            raise UsageError(
+                "`--json` belongs to the verb.",
+                code="usage.arguments",
+                hint=f"Write it at the end: {context.command_path} {context.invoked_subcommand} --json",
+            )
+        return None
+
+    return run
 
 
 def emit(value: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from cluster.errors import ConflictError
 from cluster.refs import STABLE
 from cluster.state import aliases
 from cluster.state.tables import PolicyRow, utc_now
@@ -27,11 +28,20 @@ def get(session: Session, model: str) -> TrafficPolicy | None:
 
 
 def put(session: Session, policy: TrafficPolicy) -> None:
-    """Store `policy`; its revision must be the successor of the stored one."""
+    """Store `policy`; its revision must be the successor of the stored one.
+
+    Raises ConflictError when another command has stored one in between.
+    """
     row = session.get(PolicyRow, policy.model, with_for_update=True)
     found = row.revision if row else 0
     if policy.revision != found + 1:
-        raise ValueError(f"revision {policy.revision} does not follow {found}")
+        raise ConflictError(
+            f"The traffic policy of `{policy.model}` is at revision {found}, which {policy.revision} "
+            "does not follow.",
+            code="policy.moved",
+            hint=f"Look again (`linnet rollout status {policy.model}`) and repeat the command.",
+            retryable=True,
+        )
     if row is None:
         row = PolicyRow(model=policy.model)
         session.add(row)

@@ -58,6 +58,19 @@ def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
     return list(session.scalars(query.order_by(ReplicaRow.model, ReplicaRow.version)))
 
 
+def everything(session: Session, model: str | None = None) -> list[ReplicaRow]:
+    """All rows, refused and stale ones too."""
+    query = select(ReplicaRow).order_by(ReplicaRow.model, ReplicaRow.version, ReplicaRow.replica)
+    if model is not None:
+        query = query.where(ReplicaRow.model == model)
+    return list(session.scalars(query))
+
+
+def is_stale(row: ReplicaRow) -> bool:
+    """Whether a replica has not renewed its row within the lease."""
+    return row.seen_at < utc_now() - LEASE
+
+
 def refusals(session: Session, model: str, version: str) -> list[ReplicaRow]:
     """Replicas of a version that failed to prove themselves, newest first."""
     query = (

@@ -1,0 +1,1 @@
+"""Training data: recognised, read row by row, rendered with a chat template and masked."""

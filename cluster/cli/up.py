@@ -1,0 +1,44 @@
+"""`linnet up`: an embedded Ray cluster on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cluster.cli import output
+from cluster.cli.output import JsonFlag
+from cluster.config import Settings
+
+app = output.new_app("Start a Ray cluster on this machine.", list_verb=None)
+
+
+@app.command()
+def up(
+    num_cpus: Annotated[float | None, typer.Option(help="Logical CPUs to offer (default: cores, at least 4).")] = None,
+    gcs_port: Annotated[int, typer.Option(help="Port of Ray's GCS.")] = 6390,
+    dashboard_port: Annotated[int, typer.Option(help="Port of Ray's dashboard and REST API.")] = 8265,
+    serve_port: Annotated[int, typer.Option(help="Port that the endpoint will listen on.")] = 8000,
+    as_json: JsonFlag = False,
+) -> None:
+    """Start a head node and return once it answers."""
+    from cluster import runtime
+
+    settings = Settings.load()
+    output.progress("Starting Ray on this machine")
+    info = runtime.up(
+        settings, num_cpus=num_cpus, gcs_port=gcs_port, dashboard_port=dashboard_port, serve_port=serve_port
+    )
+    output.emit_mutation(
+        target="cluster",
+        applied=True,
+        dry_run=False,
+        detail={**info.model_dump(mode="json"), "environment": info.environment},
+        as_json=as_json,
+        sentence=(
+            f"Ray runs at {info.address} with {info.num_cpus:g} logical CPUs; its dashboard is {info.dashboard_url}.\n"
+            "for ray and serve: export "
+            + " ".join(f"{name}={value}" for name, value in info.environment.items())
+        ),
+        next_command="serve deploy serve_apps/smollm2.yaml",
+    )

@@ -1,0 +1,1 @@
+"""The parts of the model store: what files say of themselves, publishing, aliases, holders, cleaning."""

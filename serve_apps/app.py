@@ -1,0 +1,47 @@
+"""The builders that a `serve deploy` YAML names: `gateway` and `version`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray.serve.deployment import Application
+
+from cluster.config import validate
+from cluster.errors import EnvironmentSetupError
+from cluster.registry import ModelStore
+from serve_apps.version_args import VersionArgs
+
+DIRECT_INGRESS = ("RAY_SERVE_ENABLE_DIRECT_INGRESS", "RAY_SERVE_ENABLE_HA_PROXY")
+
+
+def gateway(args: dict[str, Any]) -> Application:
+    """The OpenAI-compatible front of one or more models; imports no vLLM."""
+    from serve_apps.gateway.deployment import build
+
+    _require_direct_ingress()
+    return build(args)
+
+
+def version(args: dict[str, Any]) -> Application:
+    """One version of a model: vLLM replicas that prove themselves.
+
+    Raises NotFoundError for an unknown version and IntegrityError for one whose files
+    differ from its manifest, so that `serve deploy` refuses it before anything starts.
+    """
+    from serve_apps.engine_deployment import build
+
+    _require_direct_ingress()
+    parsed = validate(args, VersionArgs, source="args")
+    store = ModelStore.open()
+    store.local_dir(store.resolve(parsed.version))
+    return build(parsed)
+
+
+def _require_direct_ingress() -> None:
+    if not any(os.environ.get(name) == "1" for name in DIRECT_INGRESS):
+        raise EnvironmentSetupError(
+            "This Ray cluster was started without direct ingress, which the gateway reaches replicas by.",
+            code="environment.direct_ingress",
+            hint="Start it with `linnet up`, or with RAY_SERVE_ENABLE_HA_PROXY=1 in the environment of `ray start`.",
+        )

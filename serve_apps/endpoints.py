@@ -1,0 +1,114 @@
+"""Who serves what, from the state database alone: endpoints, their versions and replicas."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from cluster.config import StrictModel
+from cluster.refs import CANDIDATE, PREVIOUS, STABLE
+from cluster.state import aliases, policies, replicas
+from cluster.state.replicas import ReplicaStatus
+from cluster.state.tables import ReplicaRow
+
+LOST = "lost"
+
+
+class Replica(StrictModel):
+    """One replica; `status` is `lost` when it has not been heard of for longer than its lease."""
+
+    model: str
+    version: str
+    replica: str
+    status: str
+    seen: datetime
+    detail: str
+
+
+class EndpointVersion(StrictModel):
+    """A version of an endpoint: its share in percent and its live replicas by status."""
+
+    version: str
+    role: str
+    weight: float
+    replicas: dict[str, int]
+
+
+class Endpoint(StrictModel):
+    """A model that is served or has a traffic policy."""
+
+    model: str
+    stable: str | None
+    candidate: str | None
+    revision: int
+    versions: tuple[EndpointVersion, ...]
+
+
+def list_replicas(session: Session, model: str | None = None) -> list[Replica]:
+    """All replicas that the database knows, refused and lost ones too."""
+    return [_replica(row) for row in replicas.everything(session, model)]
+
+
+def list_endpoints(session: Session) -> list[Endpoint]:
+    """Every model with a stored policy or a live replica, by name."""
+    names = {*policies.models_with_policy(session), *(row.model for row in replicas.live(session))}
+    return [endpoint(session, name) for name in sorted(names)]
+
+
+def known_models(session: Session) -> list[str]:
+    """Models with a policy or any replica row, lost ones too, by name."""
+    names = {*policies.models_with_policy(session), *(row.model for row in replicas.everything(session))}
+    return sorted(names)
+
+
+def endpoint(session: Session, model: str) -> Endpoint:
+    """One model as it is served; nothing but its name where nothing is known."""
+    policy = policies.get(session, model)
+    shares = policy.weights() if policy else {}
+    roles = _roles(aliases.of_model(session, model))
+    counts: dict[str, Counter[str]] = {}
+    for row in replicas.live(session, model):
+        counts.setdefault(row.version, Counter())[row.status] += 1
+    versions = dict.fromkeys([*shares, *roles, *sorted(counts)])
+    return Endpoint(
+        model=model,
+        stable=policy.stable if policy else None,
+        candidate=policy.candidate if policy else None,
+        revision=policy.revision if policy else 0,
+        versions=tuple(
+            EndpointVersion(
+                version=version,
+                role=roles.get(version, ""),
+                weight=shares.get(version, 0.0),
+                replicas=dict(counts.get(version, {})),
+            )
+            for version in versions
+        ),
+    )
+
+
+def _roles(found: dict[str, str]) -> dict[str, str]:
+    return {found[alias]: alias for alias in (PREVIOUS, CANDIDATE, STABLE) if alias in found}
+
+
+def _replica(row: ReplicaRow) -> Replica:
+    lost = replicas.is_stale(row) and row.status != ReplicaStatus.REFUSED
+    return Replica(
+        model=row.model,
+        version=row.version,
+        replica=row.replica,
+        status=LOST if lost else row.status,
+        seen=row.seen_at,
+        detail=_detail(row.detail),
+    )
+
+
+def _detail(detail: dict[str, Any]) -> str:
+    if "reason" in detail:
+        return str(detail["reason"])
+    if "proven" in detail:
+        return f"{detail['proven']} golden answers proven"
+    return ""

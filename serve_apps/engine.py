@@ -1,0 +1,131 @@
+"""A replica of one version: Ray Serve LLM's server, which proves itself before it takes traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from ray import serve
+from ray.serve.llm import LLMConfig
+from ray.serve.llm.deployment import LLMServer
+
+from cluster.errors import GateFailedError, LinnetError
+from cluster.manifest import GoldenAnswer
+from cluster.registry import ModelStore
+from cluster.state import replicas
+from cluster.state.replicas import ReplicaStatus
+from serve_apps import ray_llm
+from serve_apps.proving import prove
+from serve_apps.version_args import VersionArgs
+
+logger = logging.getLogger("ray.serve")
+
+
+class VersionServer(LLMServer):
+    """Serves one version: verify the files, load, prove, warm up, and only then be ready.
+
+    Serve calls a replica RUNNING once its constructor returns, so nothing routes to one
+    that has not come through all of it.
+    """
+
+    async def __init__(self, llm_config: LLMConfig, *, args: VersionArgs) -> None:
+        self._args = args
+        self._store = await asyncio.to_thread(ModelStore.open)
+        self._replica = serve.get_replica_context().replica_id.to_full_id_str()
+        self._renewal: asyncio.Task[None] | None = None
+        try:
+            await self._report(ReplicaStatus.LOADING)
+            directory = await asyncio.to_thread(self._store.local_dir, args.ref)
+            await super().__init__(_with_source(llm_config, str(directory)))
+            await self._report(ReplicaStatus.PROVING)
+            proven = await self._prove()
+        except Exception as error:
+            await self._report(ReplicaStatus.REFUSED, {"reason": _sentence(error)})
+            if self.engine is not None:
+                ray_llm.stop_engine(self.engine)
+            raise
+        await self._report(ReplicaStatus.SERVING, {"proven": proven})
+        self._renewal = asyncio.create_task(self._renew())
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        """vLLM's own FastAPI app, answering to `model` and to `model:version`."""
+        app = await super().__serve_build_asgi_app__()
+        ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
+        return app
+
+    async def __del__(self) -> None:
+        """Serve's hook at the end of a graceful stop: give back the lease and the engine."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+        await super().__del__()
+        if self.engine is not None:
+            ray_llm.stop_engine(self.engine)
+        with contextlib.suppress(LinnetError):
+            await asyncio.to_thread(self._forget)
+
+    async def _prove(self) -> int:
+        manifest = await asyncio.to_thread(self._store.manifest, self._args.ref)
+        return await prove(
+            manifest,
+            self._generate,
+            end_ids=ray_llm.end_token_ids(self.engine),
+            setting=ray_llm.engine_dtype(self.engine),
+        )
+
+    async def _generate(self, golden: GoldenAnswer) -> tuple[list[int], str]:
+        from ray.serve.llm.openai_api_models import CompletionRequest
+
+        request = CompletionRequest(
+            model=self._args.ref.model,
+            prompt=golden.prompt_token_ids,
+            max_tokens=golden.max_tokens,
+            temperature=0.0,
+            return_token_ids=True,
+        )
+        answers = await self.completions(request)
+        response = await asyncio.wait_for(anext(answers), self._args.proof_timeout_s)
+        if not hasattr(response, "choices"):
+            raise GateFailedError(
+                f"The engine of `{self._args.ref}` answered a golden prompt with an error: {response}.",
+                code="gate.engine_error",
+            )
+        choice = response.choices[0]
+        return list(choice.token_ids or []), choice.text
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._args.lease_s)
+            try:
+                await self._report(ReplicaStatus.SERVING)
+            except LinnetError as error:
+                logger.warning("The lease of %s was not renewed: %s", self._replica, error.message)
+
+    async def _report(self, status: ReplicaStatus, detail: dict[str, Any] | None = None) -> None:
+        await asyncio.to_thread(self._write, status, detail)
+
+    def _write(self, status: ReplicaStatus, detail: dict[str, Any] | None) -> None:
+        with self._store.database.transaction() as session:
+            replicas.report(
+                session,
+                replica=self._replica,
+                model=self._args.ref.model,
+                version=self._args.ref.version,
+                status=status,
+                detail=detail,
+            )
+
+    def _forget(self) -> None:
+        with self._store.database.transaction() as session:
+            replicas.forget(session, self._replica)
+
+
+def _with_source(llm_config: LLMConfig, directory: str) -> LLMConfig:
+    fields = llm_config.model_dump(exclude_unset=True)
+    fields["model_loading_config"] = {"model_id": llm_config.model_id, "model_source": directory}
+    return LLMConfig(**fields)
+
+
+def _sentence(error: Exception) -> str:
+    return error.message if isinstance(error, LinnetError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,62 @@
+"""From a version's `args` to its Serve application, with defaults that fit the hardware."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray import serve
+from ray.serve.deployment import Application
+from ray.serve.llm import LLMConfig, build_llm_deployment
+
+from serve_apps.engine import VersionServer
+from serve_apps.version_args import VersionArgs
+
+# A replica that fails to start is not tried twenty times: its weights or its answers are wrong,
+# and the next try would find the same.
+_CONSTRUCTOR_TRIES = 1
+
+
+def build(args: VersionArgs) -> Application:
+    """The application of one version."""
+    config = LLMConfig(**llm_config_fields(args))
+    return build_llm_deployment(
+        config,
+        deployment_cls=serve.ingress()(VersionServer),
+        bind_kwargs={"args": args},
+        override_serve_options={"name": f"{args.ref.model}-{args.ref.version}"},
+    )
+
+
+def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
+    """Fields of Ray's LLMConfig; without a GPU in the bundles, the CPU defaults apply.
+
+    On CPU the dtype is float32: bfloat16 gives other text with the CPU build of vLLM 0.29.
+    """
+    on_cpu = args.accelerator_type is None and not _asks_for_gpu(args.placement_group_config)
+    engine_kwargs = dict(args.engine_kwargs)
+    runtime_env = {**args.runtime_env, "env_vars": dict(args.runtime_env.get("env_vars", {}))}
+    deployment_config = {"max_constructor_retry_count": _CONSTRUCTOR_TRIES, **args.deployment_config}
+    if "num_replicas" not in deployment_config and "autoscaling_config" not in deployment_config:
+        deployment_config["num_replicas"] = 1
+    runtime_env["env_vars"].setdefault("HF_HUB_OFFLINE", "1")
+    placement = args.placement_group_config
+    if on_cpu:
+        engine_kwargs.setdefault("dtype", "float32")
+        runtime_env["env_vars"].setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        placement = placement or {"bundles": [{"CPU": 1}]}
+    return {
+        "model_loading_config": {"model_id": args.ref.model, "model_source": os.devnull},
+        "engine_kwargs": engine_kwargs,
+        "deployment_config": deployment_config,
+        "placement_group_config": placement,
+        "accelerator_type": args.accelerator_type,
+        "runtime_env": runtime_env,
+    }
+
+
+def _asks_for_gpu(placement: dict[str, Any] | None) -> bool:
+    if placement is None:
+        return False
+    bundles = [*placement.get("bundles", []), placement.get("bundle_per_worker", {})]
+    return any(bundle.get("GPU", 0) for bundle in bundles)

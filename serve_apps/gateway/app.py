@@ -1,0 +1,133 @@
+"""The gateway: an ASGI application that picks a version, passes bytes through and counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from serve_apps.gateway import headers, openai_errors
+from serve_apps.gateway.asgi import (
+    RawHeaders,
+    Receive,
+    Scope,
+    Send,
+    path_of,
+    send_json,
+    send_refusal,
+    send_whole,
+)
+from serve_apps.gateway.config import GatewayConfig
+from serve_apps.gateway.directory import ReplicaDirectory
+from serve_apps.gateway.exchange import Exchange, Parts
+from serve_apps.gateway.metrics import GatewayMetrics
+from serve_apps.gateway.policies import PolicyCache
+from serve_apps.gateway.upstream import Upstream
+
+__all__ = ["PROXIED", "Gateway", "GatewayConfig", "build_app"]
+
+PROXIED = ("/v1/chat/completions", "/v1/completions")
+"""Passed on to the same path of a replica."""
+
+
+def build_app(
+    config: GatewayConfig,
+    directory: ReplicaDirectory,
+    policies: PolicyCache,
+    *,
+    sends_request_id: bool = True,
+) -> Gateway:
+    """The ASGI application; it starts `policies` with its lifespan or its first request.
+
+    `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
+    answer; two of them would reach the caller as one garbled value.
+    """
+    metrics = GatewayMetrics()
+    upstream = Upstream(config, directory, metrics)
+    return Gateway(Parts(config, directory, policies, metrics, upstream, sends_request_id))
+
+
+class Gateway:
+    """ASGI 3. An instance lives in one event loop."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._created = int(time.time())
+        self._own: dict[str, Callable[[Send, RawHeaders], Awaitable[None]]] = {
+            "/v1/models": self._list_models,
+            "/healthz": self._say_alive,
+            "/readyz": self._say_ready,
+            "/metrics": self._show_metrics,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle the lifespan or one HTTP request; a websocket is turned away."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await self._parts.policies.start()
+            await self._route(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] == "lifespan.startup":
+            await self._parts.policies.start()
+            await send({"type": "lifespan.startup.complete"})
+        await self._parts.upstream.close()
+        await self._parts.policies.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = path_of(scope), scope["method"]
+        if path in PROXIED and method == "POST":
+            await Exchange(self._parts, scope, receive, send, path).run()
+            return
+        identity = self._parts.identity(headers.request_id(scope["headers"]))
+        if path in self._own and method in ("GET", "HEAD"):
+            await self._own[path](send, identity)
+        elif path in PROXIED or path in self._own:
+            allowed = "POST" if path in PROXIED else "GET"
+            await send_refusal(send, openai_errors.method_not_allowed(method, path, allowed), identity)
+        else:
+            known = (*PROXIED, *self._own)
+            await send_refusal(send, openai_errors.no_such_route(method, path, known), identity)
+
+    async def _list_models(self, send: Send, extra: RawHeaders) -> None:
+        names = [
+            name
+            for model in self._parts.config.models
+            for name in (model, *(f"{model}:{v}" for v in self._parts.directory.versions(model)))
+        ]
+        cards = [
+            {"id": name, "object": "model", "created": self._created, "owned_by": "linnet"} for name in names
+        ]
+        await send_json(send, {"object": "list", "data": cards}, extra)
+
+    async def _say_alive(self, send: Send, extra: RawHeaders) -> None:
+        await send_json(send, {"status": "ok"}, extra)
+
+    async def _say_ready(self, send: Send, extra: RawHeaders) -> None:
+        missing = self._missing()
+        if missing:
+            await send_refusal(send, openai_errors.not_ready(missing), extra)
+        else:
+            await send_json(send, {"status": "ready"}, extra)
+
+    async def _show_metrics(self, send: Send, extra: RawHeaders) -> None:
+        typed = [(b"content-type", CONTENT_TYPE_LATEST.encode()), *extra]
+        await send_whole(send, 200, typed, self._parts.metrics.text())
+
+    def _missing(self) -> list[str]:
+        if not self._parts.directory.ready():
+            return ["nothing was heard from the cluster yet"]
+        return [reason for model in self._parts.config.models if (reason := self._missing_of(model))]
+
+    def _missing_of(self, model: str) -> str:
+        policy = self._parts.policies.get(model)
+        if policy is None:
+            return f"no version of {model} is stable"
+        if not self._parts.directory.replicas(model, policy.stable):
+            return f"{model}:{policy.stable} has no replica"
+        return ""

@@ -1,0 +1,57 @@
+"""The gateway as a Serve application: as many replicas as one likes, no state of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ray import serve
+from ray.serve.deployment import Application
+
+from cluster.config import Settings, validate
+from cluster.errors import GateFailedError
+from cluster.state.database import open_database
+from serve_apps.gateway.app import GatewayConfig, build_app
+from serve_apps.gateway.policies import PolicyCache
+from serve_apps.gateway.serve_directory import ServeReplicaDirectory
+
+# The gateway only moves bytes; the engines behind it bound how much runs at once.
+_MAX_ONGOING_REQUESTS = 10_000
+
+
+class Gateway:
+    """One gateway process; Serve serves the ASGI app that it builds."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        self._directory = ServeReplicaDirectory()
+        self._policies = PolicyCache(open_database(Settings.load().state_url), config.models)
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        """Start listening to the controller and to the policy, then build the app."""
+        self._directory.start(asyncio.get_running_loop())
+        await self._policies.start()
+        return build_app(self._config, self._directory, self._policies, sends_request_id=False)
+
+    def check_health(self) -> None:
+        """Serve's health check: the controller must have been heard."""
+        if not self._directory.ready():
+            raise GateFailedError("The gateway has not heard from the Serve controller yet.")
+
+    async def __del__(self) -> None:
+        """Serve's hook at the end of a graceful stop."""
+        self._directory.stop()
+        await self._policies.stop()
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The gateway's application; its replica count is Serve's own `deployments` setting."""
+    config = validate(args, GatewayConfig, source="args")
+    deployment = serve.deployment(
+        serve.ingress()(Gateway),
+        name="gateway",
+        max_ongoing_requests=_MAX_ONGOING_REQUESTS,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=2,
+    )
+    return deployment.bind(config)

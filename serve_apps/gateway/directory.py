@@ -1,0 +1,35 @@
+"""What a gateway knows of the cluster: which replicas of which version are running."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cluster.config import StrictModel
+
+
+class Replica(StrictModel):
+    """One running replica of one version.
+
+    vLLM's own routes hang below `base_url` (`{base_url}/v1/chat/completions`). An `id` is never
+    used again for another replica.
+    """
+
+    id: str
+    base_url: str
+
+
+class ReplicaDirectory(Protocol):
+    """In memory and cheap: a gateway asks on every request."""
+
+    def replicas(self, model: str, version: str) -> Sequence[Replica]:
+        """Running replicas of a version; empty when there is none."""
+        ...
+
+    def versions(self, model: str) -> Sequence[str]:
+        """Labels of the versions that are deployed."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether the cluster has been heard from once."""
+        ...

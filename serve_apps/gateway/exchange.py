@@ -1,0 +1,181 @@
+"""One proxied request, from its headers to the last byte of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from serve_apps.gateway import headers, openai_errors, selection
+from serve_apps.gateway.asgi import (
+    HangUp,
+    RawHeaders,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    send_refusal,
+    send_whole,
+    start_message,
+)
+from serve_apps.gateway.config import GatewayConfig
+from serve_apps.gateway.directory import ReplicaDirectory
+from serve_apps.gateway.metrics import NONE, GatewayMetrics
+from serve_apps.gateway.openai_errors import Refusal
+from serve_apps.gateway.policies import PolicyCache
+from serve_apps.gateway.selection import Choice
+from serve_apps.gateway.upstream import Answer, Call, Upstream
+
+HUNG_UP = 499
+"""The status counted for a caller who left before the answer was complete."""
+
+_DONE = b"data: [DONE]\n\n"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all exchanges of a gateway share."""
+
+    config: GatewayConfig
+    directory: ReplicaDirectory
+    policies: PolicyCache
+    metrics: GatewayMetrics
+    upstream: Upstream
+    sends_request_id: bool
+
+    def identity(self, request_id: bytes) -> RawHeaders:
+        """The x-request-id header, unless the server in front adds it."""
+        return [(b"x-request-id", request_id)] if self.sends_request_id else []
+
+
+class Exchange:
+    """Reads, chooses, forwards, answers and counts."""
+
+    def __init__(self, parts: Parts, scope: Scope, receive: Receive, send: Send, route: str) -> None:
+        self._parts = parts
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._route = route
+        self._started = time.perf_counter()
+        self._headers: RawHeaders = list(scope["headers"])
+        self._request_id = headers.request_id(self._headers)
+        self._choice: Choice | None = None
+        self._status = HUNG_UP
+        self._begun = False
+
+    async def run(self) -> None:
+        """Never raises for a caller's or a replica's fault; passes a cancellation on."""
+        try:
+            await self._serve()
+        except Exception:
+            _log.exception("request %s failed in the gateway", self._request_id.decode())
+            if self._begun:
+                raise
+            await self._refuse(openai_errors.internal())
+        finally:
+            model, version = (self._choice.model, self._choice.version) if self._choice else (NONE, NONE)
+            elapsed = time.perf_counter() - self._started
+            self._parts.metrics.answered(model, version, self._route, self._status, elapsed)
+
+    async def _serve(self) -> None:
+        body = await read_body(self._scope, self._receive, self._parts.config.max_body_bytes)
+        if isinstance(body, Refusal):
+            await self._refuse(body)
+            return
+        if body is None:
+            return
+        choice = self._choose(body)
+        if isinstance(choice, Refusal):
+            await self._refuse(choice)
+            return
+        self._choice = choice
+        self._parts.metrics.began(choice.model, choice.version)
+        try:
+            async with HangUp(self._receive) as hang_up:
+                await self._answer(choice, body, hang_up)
+        finally:
+            self._parts.metrics.ended(choice.model, choice.version)
+
+    def _choose(self, body: bytes) -> Choice | Refusal:
+        ask = selection.parse_ask(body)
+        if isinstance(ask, Refusal):
+            return ask
+        return selection.select(
+            ask,
+            self._headers,
+            served=self._parts.config.models,
+            versions=self._parts.directory.versions,
+            policy=self._parts.policies.get,
+        )
+
+    async def _answer(self, choice: Choice, body: bytes, hang_up: HangUp) -> None:
+        config = self._parts.config
+        call = Call(
+            choice=choice,
+            path=self._route,
+            headers=headers.forwarded(self._headers, self._request_id),
+            body=body,
+            deadline=asyncio.get_running_loop().time() + config.request_timeout_s,
+            patience_s=config.replica_wait_s,
+        )
+        outcome = await self._parts.upstream.fetch(call)
+        if isinstance(outcome, Refusal):
+            hang_up.ignore()
+            await self._refuse(outcome)
+            return
+        try:
+            if outcome.streams:
+                await self._stream(outcome, choice, hang_up)
+            else:
+                await self._whole(outcome, choice, hang_up)
+        finally:
+            outcome.close()
+
+    async def _whole(self, answer: Answer, choice: Choice, hang_up: HangUp) -> None:
+        self._begun = True
+        self._complete(answer.status, hang_up)
+        await send_whole(self._send, answer.status, self._signed(answer.headers, choice), answer.first)
+
+    async def _stream(self, answer: Answer, choice: Choice, hang_up: HangUp) -> None:
+        self._parts.metrics.first_event(choice.model, choice.version, time.perf_counter() - self._started)
+        self._begun = True
+        await self._send(start_message(answer.status, self._signed(answer.headers, choice)))
+        await self._pass_on(answer.first, answer.status, hang_up)
+        async for events in answer.rest():
+            await self._pass_on(events, answer.status, hang_up)
+        last = b""
+        if answer.broken_by is not None:
+            last = self._epitaph(answer.broken_by, choice).event()
+        self._complete(answer.status, hang_up)
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _pass_on(self, events: bytes, status: int, hang_up: HangUp) -> None:
+        if events.endswith(_DONE):
+            # A caller may leave as soon as it has read this.
+            self._complete(status, hang_up)
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    def _complete(self, status: int, hang_up: HangUp) -> None:
+        hang_up.ignore()
+        self._status = status
+
+    def _epitaph(self, error: Exception, choice: Choice) -> Refusal:
+        self._parts.metrics.broken(choice.model, choice.version)
+        _log.warning("a stream of %s:%s broke: %r", choice.model, choice.version, error)
+        if isinstance(error, TimeoutError):
+            limit_s = self._parts.config.request_timeout_s
+            return openai_errors.upstream_timeout(choice.model, choice.version, limit_s)
+        return openai_errors.stream_broken(choice.model, choice.version)
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        self._begun = True
+        self._status = refusal.status
+        await send_refusal(self._send, refusal, self._signed([], self._choice))
+
+    def _signed(self, found: RawHeaders, choice: Choice | None) -> RawHeaders:
+        version = [(b"x-linnet-version", choice.version.encode())] if choice else []
+        return [*found, *version, *self._parts.identity(self._request_id)]

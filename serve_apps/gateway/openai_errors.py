@@ -1,0 +1,150 @@
+"""Refusals in OpenAI's error envelope, so that its client raises the proper classes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cluster.errors import did_you_mean, one_of
+
+_REQUEST = "invalid_request_error"
+_SERVER = "server_error"
+_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that the gateway gives itself; `retry_after_s` and `allow` become headers."""
+
+    status: int
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+    retry_after_s: float | None = None
+    allow: str | None = None
+
+    def body(self) -> bytes:
+        """The envelope `{"error": {"message", "type", "param", "code"}}`."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    def event(self) -> bytes:
+        """The envelope as the last server-sent event of a stream."""
+        return b"data: " + self.body() + b"\n\n"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Content type, and the headers that belong to this status."""
+        found = [(b"content-type", b"application/json")]
+        if self.retry_after_s is not None:
+            found.append((b"retry-after", str(max(1, math.ceil(self.retry_after_s))).encode()))
+        if self.allow is not None:
+            found.append((b"allow", self.allow.encode()))
+        return found
+
+
+def no_such_route(method: str, path: str, routes: Iterable[str]) -> Refusal:
+    """404 for a path that is not served."""
+    message = f"Invalid URL ({method} {_short(path)}).{did_you_mean(path, routes)} Served: {one_of(routes)}."
+    return Refusal(404, message, _REQUEST, "unknown_url")
+
+
+def method_not_allowed(method: str, path: str, allowed: str) -> Refusal:
+    """405 for a path that takes another method."""
+    message = f"{path} takes {allowed}, not {method}."
+    return Refusal(405, message, _REQUEST, "method_not_allowed", allow=allowed)
+
+
+def not_json(reason: str) -> Refusal:
+    """400 for a body that does not parse."""
+    return Refusal(400, f"The body is not valid JSON: {reason}.", _REQUEST, "invalid_json")
+
+
+def wrong_type(reason: str, param: str | None) -> Refusal:
+    """400 for a field of the wrong type."""
+    return Refusal(400, f"The body does not fit: {reason}.", _REQUEST, "invalid_type", param)
+
+
+def missing_model(served: Iterable[str]) -> Refusal:
+    """400 for a request that names no model where several are served."""
+    message = f"You must give a model. Served: {one_of(served)}."
+    return Refusal(400, message, _REQUEST, "missing_required_parameter", "model")
+
+
+def contradiction(model: str, pin: str) -> Refusal:
+    """400 for a pin header that differs from the version in the body."""
+    message = f"The body asks for `{_short(model)}`, the header x-linnet-version for `{_short(pin)}`."
+    return Refusal(400, message, _REQUEST, "version_conflict", "model")
+
+
+def body_too_large(limit: int) -> Refusal:
+    """413 for a body above the limit in bytes."""
+    message = f"The body is larger than {limit} bytes."
+    return Refusal(413, message, _REQUEST, "request_too_large")
+
+
+def unknown_model(model: str, served: Iterable[str]) -> Refusal:
+    """404 for a model, or `model:version`, that is not served."""
+    near = did_you_mean(model, served) if len(model) <= _SHOWN else ""
+    message = f"The model `{_short(model)}` does not exist.{near} Served: {one_of(served)}."
+    return Refusal(404, message, _REQUEST, "model_not_found", "model")
+
+
+def unknown_version(model: str, version: str, versions: Iterable[str]) -> Refusal:
+    """404 for a pin header that names a version which is not served."""
+    near = did_you_mean(version, versions) if len(version) <= _SHOWN else ""
+    message = f"`{model}` has no version `{_short(version)}`.{near} Served: {one_of(versions)}."
+    return Refusal(404, message, _REQUEST, "version_not_found", "x-linnet-version")
+
+
+def no_policy(model: str) -> Refusal:
+    """503 while it is not known which version is stable."""
+    message = f"No version of `{model}` is stable yet."
+    return Refusal(503, message, _SERVER, "no_stable_version", retry_after_s=1.0)
+
+
+def not_ready(reasons: Iterable[str]) -> Refusal:
+    """503 of `/readyz`."""
+    return Refusal(503, f"Not ready: {'; '.join(reasons)}.", _SERVER, "not_ready", retry_after_s=1.0)
+
+
+def no_replica(model: str, version: str) -> Refusal:
+    """503 when no replica of the version took the request in time."""
+    message = f"No replica of {model}:{version} can take the request now."
+    return Refusal(503, message, _SERVER, "no_replica", retry_after_s=1.0)
+
+
+def upstream_failed(model: str, version: str, attempts: int) -> Refusal:
+    """503 when every attempt ended before its first byte."""
+    message = f"{attempts} replicas of {model}:{version} failed before they answered."
+    return Refusal(503, message, _SERVER, "upstream_failed", retry_after_s=1.0)
+
+
+def upstream_timeout(model: str, version: str, limit_s: float) -> Refusal:
+    """504 when the answer was not complete in time."""
+    message = f"{model}:{version} did not answer within {limit_s:g} s."
+    return Refusal(504, message, "timeout_error", "upstream_timeout")
+
+
+def upstream_error(status: int, text: str, retry_after_s: float | None) -> Refusal:
+    """A replica's error that is not in an envelope of its own."""
+    kind = _REQUEST if status < 500 else _SERVER
+    message = _short(text) or f"The replica answered {status}."
+    return Refusal(status, message, kind, "upstream_error", retry_after_s=retry_after_s)
+
+
+def stream_broken(model: str, version: str) -> Refusal:
+    """The last event of a stream whose replica went away."""
+    message = f"The replica of {model}:{version} failed while it was answering; the answer is incomplete."
+    return Refusal(502, message, _SERVER, "stream_broken")
+
+
+def internal() -> Refusal:
+    """500 for a fault of the gateway itself; the log has the traceback."""
+    return Refusal(500, "The gateway failed on this request.", _SERVER, "internal_error")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -1,0 +1,105 @@
+"""Which version answers a request: a pure function of its headers, its body and the policy."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from cluster.traffic import TrafficPolicy, route
+from serve_apps.gateway import openai_errors
+from serve_apps.gateway.openai_errors import Refusal
+
+PIN_HEADER = b"x-linnet-version"
+KEY_HEADER = b"x-linnet-key"
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """The fields that matter here; the decoder checks the rest of the body and builds none of it."""
+
+    model: str | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The version that answers."""
+
+    model: str
+    version: str
+
+
+_decoder = msgspec.json.Decoder(Ask)
+_AT_FIELD = re.compile(r" - at `\$\.(\w+)`")
+
+
+def parse_ask(body: bytes) -> Ask | Refusal:
+    """Read model and user out of a JSON body."""
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        field = _AT_FIELD.search(str(error))
+        return openai_errors.wrong_type(str(error), field[1] if field else None)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return openai_errors.not_json(str(error))
+    except RecursionError:
+        return openai_errors.not_json("it is nested too deeply")
+
+
+def select(
+    ask: Ask,
+    headers: RawHeaders,
+    *,
+    served: Sequence[str],
+    versions: Callable[[str], Sequence[str]],
+    policy: Callable[[str], TrafficPolicy | None],
+) -> Choice | Refusal:
+    """Pick the version: a pin in the header or in the model's name wins, else the split decides."""
+    if ask.model is None and len(served) != 1:
+        return openai_errors.missing_model(served)
+    name = served[0] if ask.model is None else ask.model
+    model, _, label = name.partition(":")
+    if model not in served:
+        return openai_errors.unknown_model(name, served)
+    live = policy(model)
+    pin = _text(_first(headers, PIN_HEADER))
+    if label or pin:
+        return _pinned(model, label, pin, [*versions(model), *(live.weights() if live else ())])
+    if live is None:
+        return openai_errors.no_policy(model)
+    return Choice(model, route(live, split_key(headers, ask.user)))
+
+
+def split_key(headers: RawHeaders, user: str | None) -> str:
+    """What the split hashes: x-linnet-key, else `user`, else the API key, else something random."""
+    return _text(_first(headers, KEY_HEADER)) or user or _bearer(headers) or secrets.token_hex(16)
+
+
+def _pinned(model: str, label: str, pin: str, known: Sequence[str]) -> Choice | Refusal:
+    if label and pin and label != pin:
+        return openai_errors.contradiction(f"{model}:{label}", pin)
+    if label and label not in known:
+        return openai_errors.unknown_model(f"{model}:{label}", [model, *(f"{model}:{v}" for v in known)])
+    if pin and pin not in known:
+        return openai_errors.unknown_version(model, pin, known)
+    return Choice(model, label or pin)
+
+
+def _bearer(headers: RawHeaders) -> str:
+    scheme, _, token = _text(_first(headers, b"authorization")).partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _first(headers: RawHeaders, name: bytes) -> bytes:
+    return next((value for key, value in headers if key == name), b"")
+
+
+def _text(value: bytes) -> str:
+    # The same person's key must hash alike from a header and from the body, so UTF-8; whatever
+    # is not UTF-8 still needs a text of its own that can be encoded again.
+    return value.decode("utf-8", "backslashreplace").strip()

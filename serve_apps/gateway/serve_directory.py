@@ -1,0 +1,102 @@
+"""Replica addresses as Ray Serve's controller tells them, pushed, not polled.
+
+The one place that touches Serve's private long poll (Ray 2.60, held by
+`tests/serve_apps/gateway/test_serve_directory.py`): HAProxy's own manager listens to the same
+`TARGET_GROUPS` key. A public alternative, the REST API's `target_groups`, would be polling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from serve_apps.gateway.directory import Replica
+
+_PREFIX = "/_versions/"
+_REPLICA_ACTOR = "SERVE_REPLICA::"
+
+Table = dict[str, dict[str, tuple[Replica, ...]]]
+
+
+class ServeReplicaDirectory:
+    """Running replicas of every version application, kept current by the controller.
+
+    A version whose application exists but has no running replica stays listed, with none.
+    """
+
+    def __init__(self) -> None:
+        self._table: Table = {}
+        self._ready = False
+        self._client: Any = None
+        self._own_ip = ""
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Subscribe; updates are applied on `loop`."""
+        import ray
+        from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+        from ray.serve._private.long_poll import LongPollClient, LongPollNamespace
+
+        self._own_ip = ray.util.get_node_ip_address()
+        self._client = LongPollClient(
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE),
+            {LongPollNamespace.TARGET_GROUPS: self.update},
+            call_in_event_loop=loop,
+            client_id=f"linnet-gateway:{ray.get_runtime_context().get_actor_id()}",
+        )
+
+    def stop(self) -> None:
+        """End the subscription."""
+        if self._client is not None:
+            self._client.stop()
+
+    def update(self, target_groups: Iterable[Any]) -> None:
+        """Replace the table by what the controller says."""
+        self._table = build_table(target_groups, own_ip=self._own_ip)
+        self._ready = True
+
+    def replicas(self, model: str, version: str) -> Sequence[Replica]:
+        """Running replicas of one version."""
+        return self._table.get(model, {}).get(version, ())
+
+    def versions(self, model: str) -> Sequence[str]:
+        """Versions of a model that have an application."""
+        return sorted(self._table.get(model, {}))
+
+    def ready(self) -> bool:
+        """Whether the controller has been heard once."""
+        return self._ready
+
+
+def build_table(target_groups: Iterable[Any], *, own_ip: str) -> Table:
+    """Model -> version -> replicas, from Serve's target groups.
+
+    Serve names a proxy in the place of replicas where an application has none running;
+    those are left out. Replicas on this host (`own_ip`) are called on the loopback address,
+    since `http_options.host` may bind them to it alone.
+    """
+    table: Table = {}
+    for group in target_groups:
+        if str(getattr(group.protocol, "value", group.protocol)) != "HTTP":
+            continue
+        named = _version_of(group.route_prefix)
+        if named is None:
+            continue
+        model, version = named
+        table.setdefault(model, {})[version] = tuple(
+            Replica(id=target.name, base_url=f"http://{_host(target.ip, own_ip)}:{target.port}{group.route_prefix}")
+            for target in group.targets
+            if target.name.startswith(_REPLICA_ACTOR)
+        )
+    return table
+
+
+def _host(ip: str, own_ip: str) -> str:
+    return "127.0.0.1" if ip == own_ip else ip
+
+
+def _version_of(prefix: str) -> tuple[str, str] | None:
+    if not prefix.startswith(_PREFIX):
+        return None
+    model, _, version = prefix.removeprefix(_PREFIX).partition("/")
+    return (model, version) if model and version else None

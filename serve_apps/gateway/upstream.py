@@ -1,0 +1,233 @@
+"""The byte proxy: one request to one replica, retried on others of the same version only."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from serve_apps.gateway import openai_errors
+from serve_apps.gateway.balancer import OUT, Balancer
+from serve_apps.gateway.config import GatewayConfig
+from serve_apps.gateway.directory import Replica, ReplicaDirectory
+from serve_apps.gateway.events import EventFramer
+from serve_apps.gateway.headers import returned
+from serve_apps.gateway.metrics import GatewayMetrics
+from serve_apps.gateway.openai_errors import Refusal
+from serve_apps.gateway.selection import Choice
+
+ATTEMPTS = 3
+"""How often a request may be sent; a refused connection has sent nothing and does not count."""
+
+_POLL_S = 0.05
+# Below the 5 s after which uvicorn closes an idle connection, so that no request meets a closing one.
+_KEEP_ALIVE_S = 4.0
+# aiohttp writes larger bytes in one go and warns that it holds up the loop; a file it sends in parts.
+_LARGE_BODY = 1024 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class Failure(StrEnum):
+    """Why an attempt ended before its first byte; the values are metric labels."""
+
+    REFUSED = "refused"
+    DROPPED = "dropped"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way.
+
+    `deadline` is a time of the event loop; `patience_s` is how long it may still wait for a
+    replica; `strikes` counts its failures on each.
+    """
+
+    choice: Choice
+    path: str
+    headers: CIMultiDict[str]
+    body: bytes
+    deadline: float
+    patience_s: float
+    strikes: Counter[str] = field(default_factory=Counter)
+
+
+class Answer:
+    """A replica's answer: whole in `first`, or, when `streams`, its first events.
+
+    Closing it before the end of a stream ends the connection, which is how a replica learns
+    that it may stop computing.
+    """
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        first: bytes,
+        framer: EventFramer | None,
+        leave: Callable[[], None],
+    ) -> None:
+        self.status = response.status
+        self.headers = returned(response.raw_headers)
+        self.first = first
+        self.streams = framer is not None
+        self._response = response
+        self.broken_by: Exception | None = None
+        self._framer = framer or EventFramer()
+        self._leave = leave
+
+    async def rest(self) -> AsyncIterator[bytes]:
+        """The events after `first`, as they come; a stream that breaks sets `broken_by` and ends."""
+        read, push = self._response.content.readany, self._framer.push
+        try:
+            while chunk := await read():
+                if ready := push(chunk):
+                    yield ready
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self.broken_by = error
+            return
+        if held := self._framer.rest():
+            yield held
+
+    def close(self) -> None:
+        """Done with it, or no longer wanted."""
+        self._response.close()
+        self._leave()
+
+
+class Upstream:
+    """Sends calls to the replicas of a version over kept-alive connections."""
+
+    def __init__(self, config: GatewayConfig, directory: ReplicaDirectory, metrics: GatewayMetrics) -> None:
+        self._config = config
+        self._directory = directory
+        self._metrics = metrics
+        self._balancer = Balancer()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def fetch(self, call: Call) -> Answer | Refusal:
+        """The answer of some replica of the call's version; the caller closes it."""
+        model, version = call.choice.model, call.choice.version
+        attempts = 0
+        failure: Failure | None = None
+        while attempts < ATTEMPTS:
+            replica = await self._free_replica(call)
+            if replica is None:
+                return openai_errors.no_replica(model, version)
+            if failure is not None:
+                self._metrics.retried(model, version, failure)
+            outcome = await self._attempt(call, replica)
+            if not isinstance(outcome, Failure):
+                return outcome
+            failure = outcome
+            attempts += failure is not Failure.REFUSED
+            self._note(call, replica, failure)
+        return openai_errors.upstream_failed(model, version, attempts)
+
+    async def _free_replica(self, call: Call) -> Replica | None:
+        while True:
+            running = self._directory.replicas(call.choice.model, call.choice.version)
+            replica = self._balancer.pick(running, call.strikes)
+            if replica is not None or call.patience_s <= 0:
+                return replica
+            pause = min(_POLL_S, call.patience_s)
+            call.patience_s -= pause
+            await asyncio.sleep(pause)
+
+    async def _attempt(self, call: Call, replica: Replica) -> Answer | Refusal | Failure:
+        outcome: Answer | Refusal | Failure | None = None
+        self._balancer.enter(replica.id)
+        try:
+            outcome = await self._exchange(call, replica)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            outcome = Failure.REFUSED
+        except TimeoutError:
+            limit = self._config.request_timeout_s
+            outcome = openai_errors.upstream_timeout(call.choice.model, call.choice.version, limit)
+        except (aiohttp.ClientError, OSError):
+            outcome = Failure.DROPPED
+        finally:
+            if not isinstance(outcome, Answer):
+                self._balancer.leave(replica.id)
+        return outcome
+
+    async def _exchange(self, call: Call, replica: Replica) -> Answer | Refusal | Failure:
+        response = await self._client().post(
+            URL(replica.base_url.rstrip("/") + call.path, encoded=True),
+            data=call.body if len(call.body) < _LARGE_BODY else io.BytesIO(call.body),
+            headers=call.headers,
+            allow_redirects=False,
+            timeout=self._timeout(call),
+        )
+        outcome: Answer | Refusal | Failure | None = None
+        try:
+            outcome = await self._read(response, replica)
+        finally:
+            if not isinstance(outcome, Answer):
+                response.close()
+        return outcome
+
+    async def _read(self, response: aiohttp.ClientResponse, replica: Replica) -> Answer | Refusal | Failure:
+        def leave() -> None:
+            self._balancer.leave(replica.id)
+
+        kind = response.headers.get("Content-Type", "")
+        if response.status < 400 and kind.startswith("text/event-stream"):
+            framer, first = EventFramer(), b""
+            while not first and (chunk := await response.content.readany()):
+                first = framer.push(chunk)
+            return Answer(response, first, framer, leave)
+        # Read to its end before the caller sees any of it, so that a break is still retried.
+        body = await response.read()
+        return _verdict(response, kind, body) or Answer(response, body, None, leave)
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            )
+        return self._session
+
+    def _timeout(self, call: Call) -> aiohttp.ClientTimeout:
+        left = call.deadline - asyncio.get_running_loop().time()
+        return aiohttp.ClientTimeout(total=max(left, 0.001), sock_connect=self._config.connect_timeout_s)
+
+    def _note(self, call: Call, replica: Replica, failure: Failure) -> None:
+        _log.warning("%s of %s:%s: %s", replica.id, call.choice.model, call.choice.version, failure)
+        if failure is Failure.REFUSED:
+            self._balancer.avoid(replica.id)
+        else:
+            # A kept-alive connection that was closed just then looks like a replica that died: one
+            # dropped request does not rule out the replica, where there is no other.
+            call.strikes[replica.id] += 1 if failure is Failure.DROPPED else OUT
+
+
+def _verdict(response: aiohttp.ClientResponse, kind: str, body: bytes) -> Refusal | Failure | None:
+    """None for an answer that is passed on as it is."""
+    if response.status == 503 and not body:
+        return Failure.UNAVAILABLE
+    if response.status < 400 or kind.startswith("application/json"):
+        return None
+    if response.status == 404:
+        # Not vLLM's own 404, which is JSON: the port belongs to another application by now.
+        return Failure.UNAVAILABLE
+    wait = response.headers.get("Retry-After", "")
+    text = body.decode("utf-8", "replace").strip()
+    return openai_errors.upstream_error(response.status, text, float(wait) if wait.isdecimal() else None)

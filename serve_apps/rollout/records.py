@@ -1,0 +1,141 @@
+"""A rollout in the state database: the situation read from it, a decision written to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from cluster.state import aliases, events, policies, replicas
+from cluster.state.tables import DecisionRow, EventRow, RolloutRow, utc_now
+from serve_apps.rollout.states import Command, Decision, Phase, Reason, RolloutState, Situation
+
+
+def read_situation(session: Session, model: str) -> Situation:
+    """What the database says of `model`; which versions read prompts alike is not its business."""
+    by_version: dict[str, Counter[str]] = {}
+    for row in replicas.live(session, model):
+        by_version.setdefault(row.version, Counter())[row.status] += 1
+    return Situation(
+        model=model,
+        policy=policies.get(session, model),
+        aliases=aliases.of_model(session, model),
+        active=_newest(session, model, RolloutRow.phase == Phase.PROGRESSING.value),
+        last_change=_newest(
+            session,
+            model,
+            or_(RolloutRow.phase == Phase.PROMOTED.value, RolloutRow.reason == Reason.UNDONE.value),
+        ),
+        replicas={version: dict(counts) for version, counts in by_version.items()},
+        refusals=newest_refusals(session, model),
+    )
+
+
+def newest_refusals(session: Session, model: str) -> dict[str, str]:
+    """Version to the reason of its newest refused replica."""
+    refused = sorted(
+        (row for row in replicas.everything(session, model) if row.status == replicas.ReplicaStatus.REFUSED),
+        key=lambda row: row.seen_at,
+    )
+    return {row.version: str(row.detail.get("reason", "no reason given")) for row in refused}
+
+
+def write(
+    session: Session, command: Command, situation: Situation, decision: Decision, *, reason: str, actor: str
+) -> tuple[int, int]:
+    """Store the decision with its inputs, then all that it changes; returns rollout and decision id.
+
+    Raises ConflictError when policy or aliases are no longer those of `situation`.
+    """
+    rollout_id = _put_rollout(session, situation.model, decision.rollout)
+    row = DecisionRow(
+        rollout_id=rollout_id,
+        seq=_next_seq(session, rollout_id),
+        command=command.kind,
+        inputs={
+            "command": command.model_dump(mode="json"),
+            "situation": situation.model_dump(mode="json"),
+            "actor": actor,
+            "reason": reason,
+        },
+        outcome=decision.model_dump(mode="json"),
+    )
+    session.add(row)
+    session.flush()
+    policies.put(session, decision.policy)
+    _move_aliases(session, situation.model, decision, reason=reason or decision.sentence, actor=actor)
+    events.append(
+        session,
+        kind=f"rollout.{command.kind}",
+        subject=situation.model,
+        sentence=decision.sentence,
+        reason=reason,
+        actor=actor,
+        detail={"rollout": rollout_id, "decision": row.id, "revision": decision.policy.revision},
+    )
+    return rollout_id, row.id
+
+
+def rollouts(session: Session, model: str | None = None) -> list[RolloutRow]:
+    """All rollouts, oldest first."""
+    query = select(RolloutRow).order_by(RolloutRow.id)
+    if model is not None:
+        query = query.where(RolloutRow.model == model)
+    return list(session.scalars(query))
+
+
+def decision_row(session: Session, decision_id: int) -> DecisionRow | None:
+    """One stored decision."""
+    return session.get(DecisionRow, decision_id)
+
+
+def events_of(session: Session, model: str, limit: int) -> list[EventRow]:
+    """The newest events of a model's rollouts and aliases, oldest of them first."""
+    query = (
+        select(EventRow)
+        .where(or_(EventRow.subject == model, EventRow.subject.startswith(f"{model}@", autoescape=True)))
+        .order_by(EventRow.id.desc())
+        .limit(limit)
+    )
+    return list(reversed(session.scalars(query).all()))
+
+
+def _newest(session: Session, model: str, condition: Any) -> RolloutState | None:
+    query = select(RolloutRow).where(RolloutRow.model == model, condition)
+    row = session.scalars(query.order_by(RolloutRow.id.desc()).limit(1)).first()
+    return None if row is None else state_of(row)
+
+
+def state_of(row: RolloutRow) -> RolloutState:
+    """The row as the machine sees it."""
+    return RolloutState(
+        id=row.id,
+        candidate=row.candidate,
+        stable=row.stable,
+        phase=Phase(row.phase),
+        reason=Reason(row.reason),
+        weight=row.weight,
+    )
+
+
+def _put_rollout(session: Session, model: str, state: RolloutState) -> int:
+    row = session.get(RolloutRow, state.id) if state.id is not None else None
+    if row is None:
+        row = RolloutRow(model=model, candidate=state.candidate, stable=state.stable)
+        session.add(row)
+    row.phase, row.reason, row.weight = state.phase.value, state.reason.value, state.weight
+    row.updated_at = utc_now()
+    session.flush()
+    return row.id
+
+
+def _next_seq(session: Session, rollout_id: int) -> int:
+    query = select(func.max(DecisionRow.seq)).where(DecisionRow.rollout_id == rollout_id)
+    return (session.scalar(query) or 0) + 1
+
+
+def _move_aliases(session: Session, model: str, decision: Decision, *, reason: str, actor: str) -> None:
+    for move in decision.aliases:
+        aliases.move(session, model, move.alias, move.after, expected=move.before, reason=reason, actor=actor)

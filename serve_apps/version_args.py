@@ -1,0 +1,57 @@
+"""What a version's application takes as `args` in the `serve deploy` YAML.
+
+The shape is that of Ray Serve LLM's `LLMConfig`; `version` replaces `model_loading_config`,
+because the weights come from the model store alone (rule 9).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from cluster.config import StrictModel
+from cluster.refs import VersionRef, parse_version_ref
+
+_SET_BY_LINNET = {"model", "served_model_name", "tokenizer"}
+
+
+class VersionArgs(StrictModel):
+    """One version to serve, `engine_kwargs` passed to vLLM as they stand.
+
+    `proof_timeout_s` bounds one golden answer, `lease_s` is how often the replica renews
+    its row in the state database.
+    """
+
+    version: str
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+    deployment_config: dict[str, Any] = Field(default_factory=dict)
+    placement_group_config: dict[str, Any] | None = None
+    accelerator_type: str | None = None
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    proof_timeout_s: float = Field(default=60.0, gt=0)
+    lease_s: float = Field(default=10.0, gt=0, le=30)
+
+    @field_validator("version")
+    @classmethod
+    def _exact(cls, value: str) -> str:
+        parse_version_ref(value)
+        return value
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _store_decides_the_model(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted(_SET_BY_LINNET & value.keys())
+        if taken:
+            raise ValueError(f"`{taken[0]}` comes from the model store, leave it out")
+        return value
+
+    @property
+    def ref(self) -> VersionRef:
+        """The exact version."""
+        return parse_version_ref(self.version)
+
+
+def route_prefix(ref: VersionRef) -> str:
+    """Where a version's application hangs; the gateway finds its replicas by this."""
+    return f"/_versions/{ref.model}/{ref.version}"

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import openai
+import pytest
+
+from cluster.state import policies
+from cluster.state.database import Database, open_database
+from cluster.traffic import TrafficPolicy
+from serve_apps.gateway.app import build_app
+from serve_apps.gateway.config import GatewayConfig
+from serve_apps.gateway.policies import PolicyCache
+from tests.serve_apps.gateway.servers import (
+    Behaviour,
+    Engine,
+    LoopThread,
+    TableDirectory,
+    UvicornThread,
+    eventually,
+)
+
+
+@pytest.fixture(scope="module")
+def loop_thread() -> Iterator[LoopThread]:
+    thread = LoopThread()
+    yield thread
+    thread.close()
+
+
+@pytest.fixture
+def database(tmp_path) -> Iterator[Database]:
+    database = open_database(f"sqlite:///{tmp_path}/linnet.db")
+    yield database
+    database.dispose()
+
+
+@dataclass
+class Stack:
+    """Engines, a directory, a state database and the gateway in front of them."""
+
+    loop: LoopThread
+    database: Database
+    directory: TableDirectory = field(default_factory=TableDirectory)
+    engines: list[Engine] = field(default_factory=list)
+    clients: list[openai.OpenAI] = field(default_factory=list)
+    url: str = ""
+    cache: PolicyCache | None = None
+
+    def engine(self, version: str, behaviour: Behaviour | None = None) -> Engine:
+        """Start one more replica of a version of the model `m`."""
+        engine = Engine(version, self.loop, behaviour)
+        engine.start()
+        self.engines.append(engine)
+        present = [replica.base_url for replica in self.directory.replicas("m", version)]
+        self.directory.put("m", version, *present, engine.base_url)
+        return engine
+
+    def policy(self, stable: str = "v1", candidate: str | None = None, weight: float = 0.0) -> None:
+        """Store the next policy and wait until the gateway routes by it."""
+        with self.database.transaction() as session:
+            before = policies.get(session, "m")
+            revision = (before.revision if before else 0) + 1
+            new = TrafficPolicy(
+                model="m", revision=revision, stable=stable, candidate=candidate, weight=weight
+            )
+            policies.put(session, new)
+        if self.cache is not None:
+            cache = self.cache
+            eventually(lambda: cache.get("m") == new, "the gateway knows the policy")
+
+    def client(self, **options) -> openai.OpenAI:
+        defaults = {"base_url": f"{self.url}/v1", "api_key": "secret", "max_retries": 0, "timeout": 20}
+        client = openai.OpenAI(**defaults | options)
+        self.clients.append(client)
+        return client
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A sample of /metrics, summed over the labels that are not given."""
+        total = 0.0
+        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+            if line.startswith(name + "{") and all(f'{k}="{v}"' in line for k, v in labels.items()):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+
+@pytest.fixture
+def launch(loop_thread, database) -> Iterator[Callable[..., Stack]]:
+    """Start a gateway; keywords are GatewayConfig's."""
+    running: list[tuple[Stack, UvicornThread]] = []
+
+    def start(**settings) -> Stack:
+        config = GatewayConfig(**{"model": "m", "replica_wait_s": 0.3} | settings)
+        stack = Stack(loop_thread, database)
+        stack.cache = PolicyCache(database, config.models, interval_s=0.02)
+        server = UvicornThread(build_app(config, stack.directory, stack.cache))
+        stack.url = server.url
+        running.append((stack, server))
+        return stack
+
+    yield start
+    for stack, server in running:
+        for client in stack.clients:
+            client.close()
+        server.stop()
+        for engine in stack.engines:
+            engine.stop()
+
+
+@pytest.fixture
+def stack(launch) -> Stack:
+    """A gateway before one replica each of v1, which is stable, and v2."""
+    stack = launch()
+    stack.engine("v1")
+    stack.engine("v2")
+    stack.policy("v1")
+    return stack

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from cluster.config import validate
+from cluster.errors import LinnetError
+from serve_apps.gateway.config import GatewayConfig
+
+
+def test_one_model_or_several():
+    assert GatewayConfig(model="m").models == ("m",)
+    assert validate({"models": ["m", "n"]}, GatewayConfig, source="args").models == ("m", "n")
+    again = GatewayConfig(**GatewayConfig(model="m").model_dump())
+    assert again.models == ("m",)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"models": []},
+        {"model": "m", "models": ["n"]},
+        {"model": "m:v1"},
+        {"model": "m@stable"},
+        {"model": "a b"},
+        {"model": "m", "connect_timeout_s": 0},
+        {"model": "m", "max_body_bytes": -1},
+        {"model": "m", "replica_wait": 3},
+    ],
+)
+def test_what_makes_no_sense_is_refused(args):
+    with pytest.raises(LinnetError):
+        validate(args, GatewayConfig, source="args")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.traffic import TrafficPolicy, route
+from serve_apps.gateway.openai_errors import Refusal
+from serve_apps.gateway.selection import Ask, Choice, parse_ask, select, split_key
+
+HALF = TrafficPolicy(model="m", revision=1, stable="v1", candidate="v2", weight=50)
+
+
+def choose(ask, headers=(), *, served=("m",), versions=("v1", "v2", "v3"), policy=HALF):
+    return select(ask, headers, served=served, versions=lambda _: versions, policy=lambda _: policy)
+
+
+def test_the_split_decides_without_a_pin():
+    for number in range(50):
+        headers = [(b"x-linnet-key", f"k{number}".encode())]
+        assert choose(Ask("m"), headers) == Choice("m", route(HALF, f"k{number}"))
+
+
+@pytest.mark.parametrize(
+    ("ask", "headers"),
+    [
+        (Ask("m"), [(b"x-linnet-version", b"v3")]),
+        (Ask("m:v3"), []),
+        (Ask("m:v3"), [(b"x-linnet-version", b" v3 ")]),
+        (Ask(None), [(b"x-linnet-version", b"v3")]),
+    ],
+)
+def test_a_pin_overrides_the_split(ask, headers):
+    assert choose(ask, headers) == Choice("m", "v3")
+
+
+def test_a_pin_needs_no_policy_and_reaches_a_version_that_only_the_policy_knows():
+    assert choose(Ask("m:v3"), policy=None) == Choice("m", "v3")
+    assert choose(Ask("m:v2"), versions=()) == Choice("m", "v2")
+
+
+@pytest.mark.parametrize(
+    ("ask", "headers", "status", "code", "words"),
+    [
+        (Ask("mm"), [], 404, "model_not_found", ["`mm`", "Did you mean `m`?", "Served: m"]),
+        (Ask("m:v9"), [], 404, "model_not_found", ["`m:v9`", "m:v1, m:v2"]),
+        (Ask("m"), [(b"x-linnet-version", b"v9")], 404, "version_not_found", ["`v9`", "v1, v2, v3"]),
+        (Ask("m:v1"), [(b"x-linnet-version", b"v2")], 400, "version_conflict", ["`m:v1`", "`v2`"]),
+        (Ask(""), [], 404, "model_not_found", ["Served: m"]),
+    ],
+)
+def test_what_is_not_served_is_refused(ask, headers, status, code, words):
+    refusal = choose(ask, headers)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.code) == (status, code)
+    assert all(word in refusal.message for word in words)
+
+
+def test_without_a_policy_there_is_no_stable_version():
+    refusal = choose(Ask("m"), policy=None)
+    assert (refusal.status, refusal.retry_after_s) == (503, 1.0)
+
+
+def test_a_model_may_be_left_out_only_where_one_is_served():
+    assert isinstance(choose(Ask(None)), Choice)
+    assert choose(Ask(None), served=("m", "n")).code == "missing_required_parameter"
+
+
+def test_the_key_is_the_header_then_the_user_then_the_api_key_then_random():
+    header, auth = (b"x-linnet-key", b"kim"), (b"authorization", b"bearer sk-1")
+    assert split_key([auth, header], "ada") == "kim"
+    assert split_key([auth, (b"x-linnet-key", b"")], "ada") == "ada"
+    assert split_key([auth], None) == "sk-1"
+    assert split_key([(b"authorization", b"Basic eA==")], "") != split_key([], "")
+
+
+@given(st.text(min_size=1).filter(lambda text: text.strip() == text))
+def test_a_key_counts_alike_from_the_header_and_from_the_body(key):
+    from_header = split_key([(b"x-linnet-key", key.encode("utf-8", "replace"))], None)
+    if key.isprintable():
+        assert from_header == key
+    route(HALF, from_header)
+
+
+@given(st.binary(max_size=60))
+def test_no_header_bytes_break_the_split(value):
+    route(HALF, split_key([(b"x-linnet-key", value), (b"authorization", value)], None))
+
+
+@given(st.dictionaries(st.text(max_size=5), st.none() | st.booleans() | st.text() | st.lists(st.integers())))
+def test_other_fields_are_let_through(others):
+    body = {**others, "model": "m", "user": "ada"}
+    assert parse_ask(json.dumps(body).encode()) == Ask("m", "ada")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(body):
+    assert isinstance(parse_ask(body), Ask | Refusal)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b"", "invalid_json", None),
+        (b"{", "invalid_json", None),
+        (b'{"model": "\xff"}', "invalid_json", None),
+        (b'{"x": ' + b"[" * 100_000, "invalid_json", None),
+        (b'{"user": "\\ud800"}', "invalid_json", None),
+        (b"[]", "invalid_type", None),
+        (b'{"model": 5}', "invalid_type", "model"),
+        (b'{"user": {}}', "invalid_type", "user"),
+    ],
+)
+def test_a_bad_body_is_refused_by_name(body, code, param):
+    refusal = parse_ask(body)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.code, refusal.param) == (400, code, param)

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from cluster.cli.main import main
+from cluster.state.replicas import LEASE, ReplicaStatus
+from cluster.state.tables import ReplicaRow, utc_now
+from serve_apps.rollout.service import Rollouts
+from serve_apps.rollout.states import Start
+from tests.serve_apps.rollout import world
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    for name in ("LINNET_ROOT", "LINNET_STATE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LINNET_HOME", str(tmp_path))
+    store = world.make_store(tmp_path)
+    yield store
+    store.database.dispose()
+
+
+def listed(capsys, *arguments):
+    capsys.readouterr()
+    assert main(["serve", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["data"]
+
+
+def test_nothing_served_is_an_empty_list(store, capsys):
+    assert listed(capsys) == []
+    assert main(["serve"]) == 0
+    assert "serve deploy" in capsys.readouterr().out
+
+
+def test_an_endpoint_shows_weights_roles_and_live_replicas(store, capsys):
+    world.set_replica(store, "v1", detail={"proven": 3})
+    world.set_replica(store, "v2", detail={"proven": 3})
+    Rollouts(store).run(Start(model="tiny", candidate="v2", weight=10))
+    (endpoint,) = listed(capsys)
+    assert (endpoint["stable"], endpoint["candidate"], endpoint["revision"]) == ("v1", "v2", 1)
+    assert endpoint["versions"] == [
+        {"version": "v1", "role": "stable", "weight": 90.0, "replicas": {"serving": 1}},
+        {"version": "v2", "role": "candidate", "weight": 10.0, "replicas": {"serving": 1}},
+    ]
+    assert main(["serve", "list"]) == 0
+    assert "v1 90%, v2 10%" in capsys.readouterr().out
+
+
+def test_status_tells_what_was_proven_what_was_refused_and_what_was_lost(store, capsys):
+    world.set_replica(store, "v1", detail={"proven": 3})
+    world.set_replica(store, "v2", ReplicaStatus.REFUSED, {"reason": "'Lyon' is not 'Paris'"})
+    world.set_replica(store, "v3", ReplicaStatus.LOADING)
+    with store.database.transaction() as session:
+        session.get(ReplicaRow, "v3#1").seen_at = utc_now() - 2 * LEASE
+    rows = {row["version"]: row for row in listed(capsys, "status", "tiny")}
+    assert (rows["v1"]["status"], rows["v1"]["detail"]) == ("serving", "3 golden answers proven")
+    assert (rows["v2"]["status"], rows["v2"]["detail"]) == ("refused", "'Lyon' is not 'Paris'")
+    assert rows["v3"]["status"] == "lost"
+    (endpoint,) = listed(capsys)
+    assert [v["version"] for v in endpoint["versions"] if v["replicas"]] == ["v1"]
+
+
+def test_an_unknown_endpoint_gets_a_suggestion(store, capsys):
+    world.set_replica(store, "v1")
+    assert main(["serve", "status", "tinny", "--json"]) == 3
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "`tiny`" in error["message"]

@@ -1,0 +1,60 @@
+import io
+
+import pytest
+
+from cluster.errors import ConfigError, ConflictError, NotFoundError
+from cluster.manifest import VersionKind
+from cluster.refs import VersionRef
+from train_jobs import checkpoint, driver, state
+from train_jobs.model import attach_lora, load_base
+
+
+def test_a_new_run_is_planned_from_the_start_with_its_base_named_exactly(store, spec, settings):
+    todo = driver.plan(spec.model_copy(update={"model": "tiny"}), settings)
+    assert (todo.spec.model, todo.resume_step, todo.missing, todo.is_done) == ("tiny:v1", 0, [], False)
+
+
+def test_an_unknown_model_gets_the_nearest_name(store, spec, settings):
+    with pytest.raises(NotFoundError, match="tiny"):
+        driver.plan(spec.model_copy(update={"model": "tinny:v1"}), settings)
+
+
+def test_missing_data_are_named(store, spec, settings):
+    gone = spec.data.model_copy(update={"train": "/no/such/train.parquet"})
+    with pytest.raises(NotFoundError, match=r"/no/such/train\.parquet"):
+        driver.plan(spec.model_copy(update={"data": gone}), settings)
+
+
+def test_an_adapter_cannot_be_the_base(store, spec, settings, tiny_dir, tmp_path):
+    source = tmp_path / "adapter"
+    source.mkdir()
+    model = attach_lora(load_base(tiny_dir), spec.peft, 0)
+    import torch
+
+    at = state.Position(
+        step=0, samples_seen=0, seed=0, learning_rate=0.0, data_fingerprint="f", spec_sha256="0"
+    )
+    contents = state.capture(model, torch.optim.SGD(model.parameters(), lr=1.0), at, [])
+    for name in state.ADAPTER_FILES:
+        (source / name).write_bytes(contents[name])
+    store.publish(
+        source, VersionRef(model="tiny", version="a"), kind=VersionKind.ADAPTER, source_label="t", parent="tiny:v1"
+    )
+    with pytest.raises(ConfigError, match="adapter"):
+        driver.plan(spec.model_copy(update={"model": "tiny:a"}), settings)
+
+
+def test_a_run_that_exists_with_another_spec_conflicts(store, spec, settings, files):
+    files.storage.write_atomic(files.spec, spec.to_yaml().encode())
+    assert driver.plan(spec, settings).spec == spec
+    with pytest.raises(ConflictError, match="max_steps"):
+        driver.plan(spec.model_copy(update={"max_steps": 99}), settings)
+
+
+def test_a_finished_run_says_so_and_does_nothing(store, spec, settings, files):
+    checkpoint.commit(files, {"a": b"1"}, step=8, attempt=1, world_size=2, metrics={})
+    out = io.StringIO()
+    result = driver.train(spec, settings, stream=out)
+    assert result.trained is False
+    assert result.step == 8
+    assert "finished" in out.getvalue()

@@ -1,0 +1,130 @@
+import errno
+
+import pytest
+import torch
+
+from cluster.errors import ConflictError, IntegrityError, StorageError
+from cluster.manifest import Lineage, VersionKind
+from tests.train_jobs.conftest import BASE
+from train_jobs import checkpoint, merge, publish, state
+from train_jobs.model import attach_lora, load_base, trainable
+from train_jobs.spec import DataSpec, PublishSpec
+
+
+@pytest.fixture
+def spec(spec, data_file):
+    return spec.model_copy(
+        update={
+            "publish": PublishSpec(version="v2", adapter_version="v2-adapter"),
+            "data": DataSpec(train=str(data_file), validation=str(data_file)),
+        }
+    )
+
+
+@pytest.fixture
+def trained(files, spec, tiny_dir):
+    """A committed last step whose adapter changes the model."""
+    model = attach_lora(load_base(tiny_dir), spec.peft, spec.seed)
+    with torch.no_grad():
+        for parameter in trainable(model):
+            parameter.add_(0.05)
+    optimizer = torch.optim.AdamW(trainable(model))
+    at = state.Position(
+        step=8, samples_seen=64, seed=42, learning_rate=0.0, data_fingerprint="f", spec_sha256=spec.sha256
+    )
+    contents = state.capture(model, optimizer, at, [state.rng()])
+    checkpoint.commit(files, contents, step=8, attempt=1, world_size=2, metrics={})
+    return model
+
+
+def test_a_run_becomes_an_adapter_and_a_merged_version_that_say_where_they_come_from(
+    settings, store, spec, trained
+):
+    assert publish.publish_run(settings, spec, BASE) == ["tiny:v2-adapter", "tiny:v2"]
+    for target in publish.targets(spec, BASE):
+        manifest = store.manifest(target.ref)
+        assert manifest.kind is target.kind
+        assert manifest.parent == "tiny:v1"
+        assert manifest.lineage == Lineage(run="run-1", step=8)
+        assert store.verify(target.ref) == []
+        prompts = [answer.prompt for answer in manifest.golden.answers]
+        assert len(prompts) > 4
+        assert "Is 0 even?" in prompts
+    adapter, merged = (store.manifest(target.ref).golden for target in publish.targets(spec, BASE))
+    assert [a.answer_token_ids for a in adapter.answers] == [a.answer_token_ids for a in merged.answers]
+    assert list((settings.home / "tmp").iterdir()) == []
+
+
+def test_the_merged_weights_are_the_base_plus_the_adapter_and_its_tokenizer_the_bases(
+    settings, store, spec, trained
+):
+    publish.publish_run(settings, spec, BASE)
+    merged_ref = publish.targets(spec, BASE)[1].ref
+    merged = load_base(store.local_dir(merged_ref)).state_dict()
+    expected = trained.merge_and_unload().state_dict()
+    assert merged.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.allclose(merged[name], tensor, atol=1e-6), name
+    base, full = store.manifest(BASE), store.manifest(merged_ref)
+    assert full.tokenizer_sha256 == base.tokenizer_sha256
+    assert full.chat_template_sha256 == base.chat_template_sha256
+    assert full.dtype == base.dtype
+
+
+def test_publishing_again_does_nothing_and_publishes_only_what_is_missing(settings, store, spec, trained):
+    adapter_only = spec.model_copy(update={"publish": PublishSpec(adapter_version="v2-adapter", merge=False)})
+    publish.publish_run(settings, adapter_only, BASE)
+    first = store.manifest(publish.targets(spec, BASE)[0].ref)
+    assert [t.kind for t in publish.missing(store, spec, BASE)] == [VersionKind.MERGED]
+    assert publish.publish_run(settings, spec, BASE) == ["tiny:v2-adapter", "tiny:v2"]
+    assert store.manifest(publish.targets(spec, BASE)[0].ref) == first
+    assert publish.missing(store, spec, BASE) == []
+
+
+def test_a_name_that_something_else_holds_is_refused(store, spec):
+    taken = spec.model_copy(update={"publish": PublishSpec(version="v1")})
+    with pytest.raises(ConflictError, match="tiny:v1"):
+        publish.missing(store, taken, BASE)
+
+
+def test_without_a_good_last_checkpoint_nothing_is_published(settings, store, spec, trained, files):
+    files.storage.delete_file(f"{files.checkpoints}/step_8/adapter_model.safetensors")
+    with pytest.raises(IntegrityError, match="step 8"):
+        publish.publish_run(settings, spec, BASE)
+    assert store.labels("tiny") == ["v1"]
+
+
+def test_a_disk_that_fills_up_while_merging_is_told_and_leaves_nothing(
+    settings, store, spec, trained, monkeypatch
+):
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("train_jobs.merge.shutil.copytree", full)
+    with pytest.raises(StorageError) as caught:
+        publish.publish_run(settings, spec, BASE)
+    assert caught.value.code == "storage.full"
+    assert "v2" not in store.labels("tiny")
+    assert list((settings.home / "tmp").iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setenv("LINNET_HOME", str(settings.home))
+    assert publish.publish_run(settings, spec, BASE)[-1] == "tiny:v2"
+
+
+def test_merging_keeps_the_stored_dtype(tmp_path, tiny_dir, trained, files):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in state.ADAPTER_FILES:
+        (adapter / name).write_bytes(files.storage.read_bytes(f"{files.checkpoints}/step_8/{name}"))
+    merge.merge(tiny_dir, adapter, tmp_path / "merged", dtype="bfloat16")
+    from safetensors.torch import load_file
+
+    weights = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+def test_task_prompts_are_few_and_spread_over_the_file(data_file):
+    prompts = publish.task_prompts(str(data_file))
+    assert len(prompts) == 4
+    assert prompts[0].startswith("Is 0 even")
+    assert prompts[-1].startswith("Is 48 even")

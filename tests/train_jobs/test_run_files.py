@@ -1,0 +1,38 @@
+from train_jobs.run_files import AttemptRecord, StepRecord
+
+
+def step(number, attempt=1, at=0.0):
+    return StepRecord(
+        step=number, loss=0.1 + 0.2, learning_rate=1e-3, tokens=10, tokens_per_s=5.0, step_s=2.0,
+        attempt=attempt, at=at,
+    )  # fmt: skip
+
+
+def test_a_run_without_journals_has_no_lines(files):
+    assert files.read_steps() == []
+    assert files.read_attempts() == []
+
+
+def test_lines_come_back_to_the_last_bit(files):
+    files.add_step(step(1))
+    files.add_step(step(2))
+    assert files.read_steps() == [step(1), step(2)]
+
+
+def test_a_line_that_a_crash_cut_short_is_passed_over_and_spoils_no_later_one(files):
+    files.add_step(step(1))
+    path = files.storage.local_path(files.metrics)
+    with path.open("ab") as journal:
+        journal.write(b'{"step": 2, "lo')
+    assert files.read_steps() == [step(1)]
+    files.add_step(step(2, attempt=2))
+    assert files.read_steps() == [step(1), step(2, attempt=2)]
+
+
+def test_attempts_come_back(files):
+    record = AttemptRecord(
+        attempt=1, at=1.5, launch="a", resumed_from_step=0, skipped=["x"],
+        workers=[{"rank": 0, "pid": 7, "node_ip": "10.0.0.1"}],
+    )  # fmt: skip
+    files.add_attempt(record)
+    assert files.read_attempts() == [record]

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+
+import train_jobs
+from cluster.errors import ConfigError, ConflictError, NotFoundError
+from train_jobs.spec import TrainSpec, expand_path, load_spec, parse_stored_spec, require_same
+
+SHIPPED = Path(train_jobs.__file__).parent / "smollm2_sentiment.yaml"
+MINIMAL = """\
+run: r
+model: tiny:v1
+data:
+  train: data.jsonl
+max_steps: 10
+learning_rate: 1.0e-3
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(extra=""):
+        path = tmp_path / "spec.yaml"
+        path.write_text(MINIMAL + extra)
+        return path
+
+    return _write
+
+
+def test_the_shipped_spec_loads_and_trains_sixteen_samples_a_step(settings):
+    spec = load_spec(SHIPPED, settings=settings)
+    assert (spec.global_batch_size, spec.max_steps, spec.save_steps) == (16, 40, 5)
+    assert spec.data.train == f"{settings.home}/data/icwsm2014/train.parquet"
+
+
+def test_dotted_overrides_win_over_the_file(write, settings):
+    spec = load_spec(write("peft: {r: 8}\n"), ["peft.r=4", "learning_rate=5e-4", "num_workers=3"], settings)
+    assert (spec.peft.r, spec.learning_rate, spec.num_workers) == (4, 5e-4, 3)
+
+
+def test_an_unknown_key_is_refused_with_line_and_suggestion(write, settings):
+    with pytest.raises(ConfigError) as caught:
+        load_spec(write("max_step: 3\n"), settings=settings)
+    assert caught.value.code == "config.unknown_key"
+    assert ":7:" in caught.value.message
+    assert "max_steps" in caught.value.message
+
+
+def test_a_missing_file_is_not_found(tmp_path, settings):
+    with pytest.raises(NotFoundError):
+        load_spec(tmp_path / "none.yaml", settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("learning_rate: 0\n", "learning_rate"),
+        ("lr_scheduler_type: cosin\n", "lr_scheduler_type"),
+        ("warmup_ratio: 1.5\n", "warmup_ratio"),
+        ("failures: {max_failures: -2}\n", "max_failures"),
+        ("publish: {merge: true}\n", "version"),
+        ("publish: {merge: false}\n", "nothing to publish"),
+        ("publish: {version: v2, adapter_version: v2}\n", "must differ"),
+        ("publish: {version: v2, merge: false}\n", "merge"),
+        ("run: ../x\n", "run"),
+    ],
+)
+def test_bad_values_are_refused_by_name(write, settings, line, key):
+    with pytest.raises(ConfigError, match=key):
+        load_spec(write(line), settings=settings)
+
+
+def test_paths_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("CORPUS", "/corpus")
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.chdir(tmp_path)
+    assert expand_path("${LINNET_HOME}/data", Path("/l")) == "/l/data"
+    assert expand_path("$CORPUS/a.parquet", Path("/l")) == "/corpus/a.parquet"
+    assert expand_path("~/a", Path("/l")) == "/home/ada/a"
+    assert expand_path("a.jsonl", Path("/l")) == str(tmp_path / "a.jsonl")
+
+
+def test_an_unset_variable_is_named(monkeypatch):
+    monkeypatch.delenv("CORPUS", raising=False)
+    with pytest.raises(ConfigError, match="CORPUS") as caught:
+        expand_path("$CORPUS/a", Path("/l"))
+    assert "LINNET_HOME" in caught.value.hint
+
+
+def test_the_stored_spec_reads_back_as_the_same(write, settings):
+    spec = load_spec(write("publish: {version: v2}\npeft: {target_modules: [q_proj, v_proj]}\n"), settings=settings)
+    again = parse_stored_spec(spec.to_yaml(), "spec.yaml")
+    assert again == spec
+    assert again.sha256 == spec.sha256
+    require_same(again, spec)
+
+
+def test_a_changed_spec_conflicts_and_every_differing_key_is_named(spec: TrainSpec):
+    changed = spec.model_copy(
+        update={"max_steps": 9, "peft": spec.peft.model_copy(update={"r": 2}), "seed": 1}
+    )
+    with pytest.raises(ConflictError) as caught:
+        require_same(spec, changed)
+    assert all(f"`{key}`" in caught.value.message for key in ("max_steps", "peft.r", "seed"))
+    assert "`learning_rate`" not in caught.value.message

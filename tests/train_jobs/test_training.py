@@ -1,0 +1,195 @@
+"""Real Ray Train runs of a tiny model: killed, cancelled, interrupted, resumed."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import train_jobs
+from cluster.errors import LinnetError
+from train_jobs import cancelling, driver, report, timeline
+from train_jobs.run_files import RunFiles
+from train_jobs.spec import DataSpec, PublishSpec
+
+# Ray Data, which Ray Train imports, warns of its own settings.
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+
+DEADLINE_S = 120
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of this process; it ends with the module."""
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="tj-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        ray.init(
+            num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False, _temp_dir=directory
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def long_spec(spec, data_file):
+    return spec.model_copy(
+        update={
+            "max_steps": 120,
+            "save_steps": 10,
+            "data": DataSpec(train=str(data_file), validation=str(data_file)),
+        }
+    )
+
+
+def until(condition, what):
+    limit = time.monotonic() + DEADLINE_S
+    while time.monotonic() < limit:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"{what} did not happen within {DEADLINE_S} s")
+
+
+def kill_a_worker_after(files: RunFiles, step: int, rank: int) -> threading.Thread:
+    def act():
+        until(lambda: any(s.step >= step for s in files.read_steps()), f"step {step}")
+        os.kill(files.read_attempts()[-1].workers[rank].pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread
+
+
+def losses(files):
+    return [(s.step, s.loss, s.learning_rate, s.tokens) for s in timeline.last_of_each_step(files.read_steps())]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_that_loses_a_worker_has_the_losses_of_one_that_did_not(
+    cluster, settings, store, long_spec, files, rank
+):
+    calm = long_spec.model_copy(update={"run": "calm"})
+    driver.train(calm, settings, stream=io.StringIO())
+    publishing = long_spec.model_copy(update={"publish": PublishSpec(version="v2", adapter_version="v2-adapter")})
+    killer = kill_a_worker_after(files, 25, rank)
+    result = driver.train(publishing, settings, stream=io.StringIO())
+    killer.join()
+
+    told = report.describe("run-1", settings)
+    assert told["status"] == "finished"
+    assert [a["cause"] for a in told["attempts"]] == ["start", "recovery"]
+    assert told["attempts"][1]["resumed_from_step"] >= 20
+    assert told["recovered_s"] > 0
+    assert told["pids"] == []
+    calm_files = RunFiles(files.storage, "calm")
+    assert len(losses(files)) == 120
+    assert losses(files) == losses(calm_files)
+    weights = [
+        (f.storage.local_path(f"{f.checkpoints}/step_120/adapter_model.safetensors")).read_bytes()
+        for f in (files, calm_files)
+    ]
+    assert weights[0] == weights[1]
+    assert result.published == ["tiny:v2-adapter", "tiny:v2"] == told["published"]
+    assert files.storage.read_bytes(files.plot).startswith(b"\x89PNG")
+
+
+def test_the_last_checkpoint_is_lost_and_the_one_before_carries_on(cluster, settings, store, long_spec, files):
+    short = long_spec.model_copy(update={"max_steps": 20})
+    driver.train(short, settings, stream=io.StringIO())
+    expected = losses(files)
+    files.storage.delete_file(f"{files.checkpoints}/step_20/manifest.json")
+    out = io.StringIO()
+    driver.train(short, settings, stream=out)
+    assert losses(files) == expected
+    last = files.read_attempts()[-1]
+    assert last.resumed_from_step == 10
+    assert "step_20" in last.skipped[0]
+    assert "never committed" in out.getvalue()
+    assert report.describe("run-1", settings)["steps_redone"] == 10
+
+
+def test_an_error_of_ours_in_a_worker_ends_the_run_at_once_and_is_told(
+    cluster, settings, store, long_spec, data_file, files
+):
+    driver.train(long_spec.model_copy(update={"max_steps": 10}), settings, stream=io.StringIO())
+    data_file.write_text(data_file.read_text().replace("even", "odd"))
+    files.storage.delete_dir(f"{files.checkpoints}/step_10")
+    files.storage.write_atomic(files.spec, long_spec.to_yaml().encode())
+    driver.train(long_spec, settings, stream=io.StringIO())
+    data_file.write_text(data_file.read_text().replace("odd", "even"))
+    longer = long_spec.model_copy(update={"max_steps": 130})
+    files.storage.write_atomic(files.spec, longer.to_yaml().encode())
+    with pytest.raises(LinnetError) as caught:
+        driver.train(longer, settings, stream=io.StringIO())
+    assert caught.value.code == "train.data_changed"
+    told = report.describe("run-1", settings)
+    assert told["status"] == "failed"
+    assert told["reason"].startswith("train.data_changed")
+
+
+def test_more_workers_than_the_cluster_has_cpus_are_refused(cluster, settings, store, spec):
+    with pytest.raises(LinnetError, match="64 CPUs"):
+        driver.train(spec.model_copy(update={"num_workers": 64}), settings, stream=io.StringIO())
+
+
+class TestScript:
+    """`python train_jobs/sft.py`, with a Ray of its own."""
+
+    @pytest.fixture
+    def start(self, settings, store, long_spec, tmp_path):
+        file = tmp_path / "spec.yaml"
+        file.write_text(long_spec.model_copy(update={"max_steps": 20_000}).to_yaml())
+        script = Path(train_jobs.__file__).parent / "sft.py"
+        started = []
+
+        def _start(*overrides):
+            child = subprocess.Popen(
+                [sys.executable, str(script), str(file), *overrides, "--json"],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+            )  # fmt: skip
+            started.append(child)
+            return child
+
+        yield _start
+        for child in started:
+            child.kill()
+            child.communicate()
+
+    def test_cancelled_interrupted_and_killed_drivers_leave_a_run_that_resumes(
+        self, start, settings, files
+    ):
+        first = start()
+        until(lambda: len(files.read_steps()) > 30, "step 30")
+        pids = report.describe("run-1", settings)["pids"]
+        assert len(pids) == 2
+        assert cancelling.cancel("run-1", settings) == "cancelled"
+        out, _ = first.communicate(timeout=60)
+        assert first.returncode == 130
+        assert json.loads(out)["error"]["code"] == "interrupted"
+        until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "end of the workers")
+
+        second = start()
+        until(lambda: files.read_steps()[-1].attempt == 2, "the second attempt")
+        second.send_signal(signal.SIGINT)
+        second.communicate(timeout=60)
+        assert second.returncode == 130
+        told = report.describe("run-1", settings)
+        assert (told["status"], told["reason"]) == ("interrupted", "interrupted")
+        assert [a["cause"] for a in told["attempts"]] == ["start", "command"]
+        assert told["attempts"][1]["resumed_from_step"] >= 30
+
+        conflicting = start("max_steps=30")
+        out, _ = conflicting.communicate(timeout=60)
+        assert conflicting.returncode == 1
+        assert "`max_steps`" in json.loads(out)["error"]["message"]

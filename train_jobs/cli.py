@@ -1,0 +1,135 @@
+"""`linnet train`: run, list, show, logs, cancel."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.cli import output
+from cluster.cli.output import DryRunFlag, JsonFlag, RootOption, YesFlag
+from cluster.config import Settings
+
+app = output.new_app("Run, list, show, follow and cancel fine-tuning runs.")
+
+RunName = Annotated[str, typer.Argument(help="Name of the run, as `linnet train list` prints it.")]
+
+
+@app.command("run")
+def run_command(
+    file: Annotated[str, typer.Argument(help="Spec file, such as train_jobs/smollm2_sentiment.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, over the file.")] = None,
+    *,
+    root: RootOption = None,
+    yes: YesFlag = False,
+    dry_run: DryRunFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a spec to its end and publish the result; repeat it to resume."""
+    from train_jobs import driver, sft
+    from train_jobs.spec import load_spec
+
+    settings = Settings.load(root)
+    spec = load_spec(file, overrides or [], settings)
+    todo = driver.plan(spec, settings)
+    if not output.confirm(_plan_lines(todo), yes=yes or todo.is_done, dry_run=dry_run):
+        output.emit_mutation(
+            target=f"run/{spec.run}",
+            applied=False,
+            dry_run=True,
+            detail=todo.model_dump(mode="json"),
+            as_json=as_json,
+            sentence=f"Nothing was done; the run {spec.run} can be trained.",
+            next_command=f"linnet train run {file} --yes",
+        )
+        return
+    sft.show(driver.train(spec, settings), as_json=as_json)
+
+
+@app.command("list")
+def list_command(root: RootOption = None, as_json: JsonFlag = False) -> None:
+    """List runs, the newest first."""
+    from cluster.state.database import open_database
+    from cluster.state.tables import utc_now
+    from train_jobs import runs
+
+    with open_database(Settings.load(root).state_url).snapshot() as session:
+        rows = [runs.as_dict(row, utc_now()) for row in runs.all_runs(session)]
+    columns = ["run", "status", "reason", "step", "total_steps", "attempts", "published", "started_at"]
+    output.emit_list(rows, columns, as_json=as_json, empty="No runs yet. `linnet train run FILE` starts one.")
+
+
+@app.command("show")
+def show_command(run: RunName, root: RootOption = None, as_json: JsonFlag = False) -> None:
+    """Show how far a run is, its attempts, and what failures cost."""
+    from train_jobs import report
+
+    told = report.describe(run, Settings.load(root))
+    if as_json:
+        output.emit(told)
+        return
+    for line in report.render(told):
+        sys.stdout.write(line + "\n")
+
+
+@app.command("logs")
+def logs_command(
+    run: RunName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    root: RootOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the driver's log and, after it, each worker's log of the last attempt."""
+    from train_jobs import run_logs
+
+    settings = Settings.load(root)
+    if as_json:
+        output.emit_list(run_logs.collect(run, settings), ["log", "line"], as_json=True)
+        return
+    for entry in run_logs.stream(run, settings) if follow else run_logs.collect(run, settings):
+        sys.stdout.write(f"{Path(entry['log']).stem}  {entry['line']}\n")
+        sys.stdout.flush()
+
+
+@app.command("cancel")
+def cancel_command(
+    run: RunName,
+    root: RootOption = None,
+    yes: YesFlag = False,
+    dry_run: DryRunFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Stop a run; what it committed is kept, and the same command resumes it."""
+    from train_jobs import cancelling
+
+    settings = Settings.load(root)
+    target = cancelling.find(run, settings)
+    applied = output.confirm(
+        [f"stop the run {run}, driven by pid {target.pid} on {target.host}"], yes=yes, dry_run=dry_run
+    )
+    status = cancelling.cancel(run, settings) if applied else None
+    output.emit_mutation(
+        target=f"run/{run}",
+        applied=applied,
+        dry_run=dry_run,
+        detail={"status": status} if status else {"pid": target.pid, "host": target.host},
+        as_json=as_json,
+        sentence=f"The run {run} is cancelled." if applied else "Nothing was done.",
+        next_command=f"linnet train show {run}",
+    )
+
+
+def _plan_lines(todo: object) -> list[str]:
+    from train_jobs.driver import Plan
+
+    assert isinstance(todo, Plan)
+    spec = todo.spec
+    begun = f"from the checkpoint of step {todo.resume_step}" if todo.resume_step else "from the start"
+    lines = [
+        f"train {spec.model} as the run {spec.run}, {begun} to step {spec.max_steps}",
+        f"{spec.num_workers} workers of {spec.threads_per_worker} threads, "
+        f"{spec.global_batch_size} samples a step, data {spec.data.train}",
+    ]
+    return [*lines, f"publish {', '.join(todo.missing)}"] if todo.missing else lines

@@ -1,0 +1,298 @@
+"""Driving a run from spec to published versions; repeating it resumes wherever it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from cluster import runtime
+from cluster.config import Settings, StrictModel
+from cluster.errors import ConfigError, InterruptedRunError, LinnetError, NotFoundError
+from cluster.manifest import VersionKind
+from cluster.refs import VersionRef
+from cluster.registry import ModelStore
+from cluster.state.database import Database, open_database
+from cluster.storage import Storage
+from train_jobs import checkpoint, publish, runs, timeline
+from train_jobs.progress import Follower, Reporter
+from train_jobs.ray_errors import unwrap
+from train_jobs.run_files import RunFiles
+from train_jobs.runs import RunStatus
+from train_jobs.spec import TrainSpec, parse_stored_spec, require_same
+
+
+class RunResult(StrictModel):
+    """How a run ended. `trained` is False when it had been finished before."""
+
+    run: str
+    trained: bool
+    step: int
+    published: list[str]
+    directory: str
+
+
+class Plan(StrictModel):
+    """A spec that was found fit to run: `spec` names its base exactly."""
+
+    spec: TrainSpec
+    base: VersionRef
+    resume_step: int
+    missing: list[str]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to train or to publish."""
+        return self.resume_step >= self.spec.max_steps and not self.missing
+
+
+def plan(spec: TrainSpec, settings: Settings) -> Plan:
+    """Check a spec against the store and against the run it may resume; changes nothing.
+
+    Raises NotFoundError for an unknown model or missing data, ConfigError for a base that cannot be
+    trained, ConflictError for a changed spec or a version name that is taken.
+    """
+    store = ModelStore.open(settings)
+    base = store.resolve(spec.model)
+    kind = store.manifest(base).kind
+    if kind not in (VersionKind.BASE, VersionKind.MERGED):
+        raise ConfigError(
+            f"`{base}` is of the kind {kind.value}, which LoRA cannot be trained on.",
+            code="train.base_kind",
+            hint=f"Accepted kinds: base, merged. `linnet models show {base.model}` lists the versions.",
+        )
+    for path in filter(None, (spec.data.train, spec.data.validation)):
+        if not Path(path).exists():
+            raise NotFoundError(
+                f"There is no training data at `{path}`.",
+                code="train.no_data",
+                hint="`linnet data prepare icwsm2014` builds the example's data.",
+            )
+    exact = spec.model_copy(update={"model": str(base)})
+    files = RunFiles(Storage(settings.root), spec.run)
+    if files.storage.exists(files.spec):
+        stored = parse_stored_spec(files.storage.read_bytes(files.spec).decode(), files.spec)
+        require_same(stored, exact)
+    steps = checkpoint.committed_steps(files)
+    left = publish.missing(store, exact, base)
+    return Plan(spec=exact, base=base, resume_step=max(steps, default=0), missing=[str(t.ref) for t in left])
+
+
+def train(spec: TrainSpec, settings: Settings, *, stream: TextIO | None = None) -> RunResult:
+    """Train and publish what the spec asks for and is not there yet.
+
+    Besides what `plan` and `fit.fit` raise: ConflictError while another driver trains this run,
+    InterruptedRunError on SIGINT, SIGTERM and `linnet train cancel`; then the run can be resumed.
+    """
+    todo = plan(spec, settings)
+    files = RunFiles(Storage(settings.root), spec.run)
+    if todo.is_done:
+        Reporter(stream).say(f"The run {spec.run} is finished: all {spec.max_steps} steps, and published.")
+        return _result(todo, files, trained=False)
+    database = open_database(settings.state_url)
+    launch = uuid.uuid4().hex
+    with database.transaction() as session:
+        runs.claim(
+            session,
+            spec.run,
+            driver=runs.this_driver(launch),
+            spec_sha256=todo.spec.sha256,
+            total_steps=spec.max_steps,
+        )
+    with _told_to_stop(), _driver_log(files) as log, _recorded(database, files):
+        files.storage.write_atomic(files.spec, todo.spec.to_yaml().encode())
+        _Drive(todo, settings, files, database, launch, Reporter(stream, log)).carry_out()
+    return _result(todo, files, trained=True)
+
+
+@dataclass(frozen=True)
+class _Drive:
+    """One launch of a run."""
+
+    todo: Plan
+    settings: Settings
+    files: RunFiles
+    database: Database
+    launch: str
+    reporter: Reporter
+
+    def carry_out(self) -> None:
+        """Train what is missing, then publish what is missing."""
+        from train_jobs import fit
+
+        fit.set_environment()
+        runtime.attach(self.settings)
+        # Ray has put its own handler of SIGTERM, which exits at once.
+        _listen()
+        fit.require_cpus(self.todo.spec)
+        if not self._is_trained():
+            self._train()
+        if self.todo.missing:
+            self._publish()
+
+    def _is_trained(self) -> bool:
+        newest = checkpoint.discover(self.files).newest
+        return newest is not None and newest.manifest.step >= self.todo.spec.max_steps
+
+    def _train(self) -> None:
+        from train_jobs import fit
+
+        todo, spec = self.todo, self.todo.spec
+        self.reporter.say(f"{spec.run}: encoding {spec.data.train}")
+        dataset, dropped = self._encoded()
+        for reason, count in dropped.items():
+            self.reporter.say(f"dropped {count} rows: {reason}")
+        job = fit.WorkerJob(
+            spec=spec, settings=self.settings, base=todo.base, launch=self.launch, dataset=dataset
+        )
+        try:
+            with Follower(
+                self.files, self.reporter, total=spec.max_steps, every=spec.logging_steps, tick=self._renew
+            ):
+                fit.fit(job)
+        finally:
+            draw(self.files)
+
+    def _encoded(self) -> tuple[Any, dict[str, int]]:
+        """A reference to the packed dataset, made once on the cluster and shared by all attempts."""
+        import ray
+
+        task = ray.remote(num_cpus=1, num_returns=2)(_encode)
+        dataset, dropped = task.remote(self.todo.spec, self.todo.base, self.settings)
+        return dataset, _get(dropped)
+
+    def _publish(self) -> None:
+        import ray
+
+        self.reporter.say(f"publishing {', '.join(self.todo.missing)}")
+        self._set_status(RunStatus.PUBLISHING, "trained")
+        task = ray.remote(num_cpus=_publishing_cpus(self.todo.spec))(publish.publish_run)
+        published = _get(task.remote(self.settings, self.todo.spec, self.todo.base))
+        with self.database.transaction() as session:
+            runs.require(session, self.todo.spec.run).published = published
+
+    def _set_status(self, status: RunStatus, reason: str) -> None:
+        with self.database.transaction() as session:
+            runs.set_status(session, runs.require(session, self.todo.spec.run), status, reason)
+
+    def _renew(self, step: int, attempts: int) -> None:
+        with self.database.transaction() as session:
+            status = runs.renew(session, self.todo.spec.run, step=step, attempts=attempts)
+        if status is RunStatus.CANCELLING:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _encode(spec: TrainSpec, base: VersionRef, settings: Settings) -> tuple[Any, dict[str, int]]:
+    from train_jobs.dataset import load_packed
+
+    packed = load_packed(spec.data.train, ModelStore.open(settings).local_dir(base), spec.max_length)
+    return packed, packed.dropped
+
+
+def _publishing_cpus(spec: TrainSpec) -> float:
+    """What the workers had, as far as one node can give it."""
+    import ray
+
+    largest = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
+    return min(float(spec.num_workers * spec.threads_per_worker), largest)
+
+
+def _get(reference: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise unwrap(error) or error from error
+
+
+def draw(files: RunFiles) -> None:
+    """Write the loss plot from the journals, if there is a step to show."""
+    steps = files.read_steps()
+    if not steps:
+        return
+    from train_jobs.plot import loss_png
+
+    told = timeline.summarize(files.read_attempts(), steps)
+    files.storage.write_atomic(files.plot, loss_png(files.run, steps, told))
+
+
+@contextlib.contextmanager
+def _recorded(database: Database, files: RunFiles) -> Iterator[None]:
+    """Write how the run ended, whichever way it leaves the block."""
+    try:
+        yield
+    except (InterruptedRunError, KeyboardInterrupt) as error:
+        status = _end(database, files, RunStatus.INTERRUPTED, "interrupted")
+        raise InterruptedRunError(
+            f"The run {files.run} is {status.value}; what was committed is kept.",
+            hint="Running the same command again resumes it.",
+        ) from error
+    except LinnetError as error:
+        _end(database, files, RunStatus.FAILED, f"{error.code}: {error.message}")
+        raise
+    except Exception as error:
+        found = unwrap(error)
+        _end(database, files, RunStatus.FAILED, found.code if found else type(error).__name__)
+        raise found or error from error
+    _end(database, files, RunStatus.FINISHED, "completed")
+
+
+def _end(database: Database, files: RunFiles, status: RunStatus, reason: str) -> RunStatus:
+    told = timeline.summarize(files.read_attempts(), files.read_steps())
+    with database.transaction() as session:
+        row = runs.require(session, files.run)
+        if status is RunStatus.INTERRUPTED and row.status == RunStatus.CANCELLING.value:
+            status, reason = RunStatus.CANCELLED, row.reason
+        row.step, row.attempts = told.step, len(told.attempts)
+        runs.set_status(session, row, status, reason)
+    return status
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """Let SIGTERM stop the run as Ctrl-C does, and put the former handlers back afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _listen()
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _listen() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+@contextlib.contextmanager
+def _driver_log(files: RunFiles) -> Iterator[TextIO | None]:
+    """logs/driver.log, appended to; None on an object store, where the journals must do."""
+    if not files.storage.is_local:
+        yield None
+        return
+    path = files.storage.local_path(f"{files.logs}/driver.log")
+    files.storage.make_dirs(files.logs)
+    with path.open("a", encoding="utf-8") as log:
+        yield log
+
+
+def _result(todo: Plan, files: RunFiles, *, trained: bool) -> RunResult:
+    return RunResult(
+        run=todo.spec.run,
+        trained=trained,
+        step=todo.spec.max_steps,
+        published=[str(target.ref) for target in publish.targets(todo.spec, todo.base)],
+        directory=f"{files.storage.url.rstrip('/')}/{files.directory}",
+    )

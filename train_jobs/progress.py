@@ -1,0 +1,147 @@
+"""Progress of a run: one line that rewrites itself on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from cluster.errors import LinnetError
+from train_jobs.run_files import AttemptRecord, RunFiles, StepRecord
+
+_RECENT = 10
+_TICK_S = 0.5
+_TICKS_BETWEEN_SIGNS = 4
+
+
+def eta_s(steps: Sequence[StepRecord], total: int) -> float:
+    """Seconds to the last step, at the pace of the latest ones."""
+    recent = [step.step_s for step in steps[-_RECENT:]]
+    return statistics.median(recent) * (total - steps[-1].step) if recent else 0.0
+
+
+def step_line(run: str, steps: Sequence[StepRecord], total: int) -> str:
+    """`smollm2-sentiment  step 12/40  loss 0.4321  153 tokens/s  ETA 1:52` for the last of `steps`."""
+    last = steps[-1]
+    minutes, seconds = divmod(round(eta_s(steps, total)), 60)
+    return (
+        f"{run}  step {last.step}/{total}  loss {last.loss:.4f}  "
+        f"{last.tokens_per_s:.0f} tokens/s  ETA {minutes}:{seconds:02d}"
+    )
+
+
+def attempt_line(record: AttemptRecord) -> str:
+    """What an attempt starts from, and with whom."""
+    pids = ", ".join(f"rank {worker.rank} pid {worker.pid}" for worker in record.workers)
+    return f"attempt {record.attempt} goes on from step {record.resumed_from_step} ({pids})"
+
+
+class Reporter:
+    """Writes progress to `stream` (stderr) and, if given, every line to `log`."""
+
+    def __init__(self, stream: TextIO | None = None, log: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._log = log
+        self._live = self._stream.isatty()
+        self._pending = False
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if self._pending:
+            self._stream.write("\n")
+            self._pending = False
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+        self._keep(line)
+
+    def step(self, line: str) -> None:
+        """The state of things: on a terminal it replaces the former one."""
+        if not self._live:
+            self.say(line)
+            return
+        self._stream.write(f"\r\x1b[2K{line}")
+        self._stream.flush()
+        self._pending = True
+        self._keep(line)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._pending:
+            self._stream.write("\n")
+            self._pending = False
+
+    def _keep(self, line: str) -> None:
+        if self._log is not None:
+            self._log.write(f"{line}\n")
+            self._log.flush()
+
+
+class Follower:
+    """A thread that reads a run's journals as they grow and tells of it.
+
+    `tick(step, attempts)` is called at least every two seconds, with the furthest step and the number
+    of attempts.
+    """
+
+    def __init__(
+        self,
+        files: RunFiles,
+        reporter: Reporter,
+        *,
+        total: int,
+        every: int,
+        tick: Callable[[int, int], None],
+    ) -> None:
+        self._files, self._reporter, self._tick = files, reporter, tick
+        self._total, self._every = total, every
+        self._steps = files.read_steps()
+        self._attempts = files.read_attempts()
+        self._sizes = self._journal_sizes()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="train-progress", daemon=True)
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._look()
+        self._reporter.end()
+
+    def _run(self) -> None:
+        beat = 0
+        while not self._done.wait(_TICK_S):
+            beat += 1
+            try:
+                if self._look() or beat % _TICKS_BETWEEN_SIGNS == 0:
+                    self._tick(max((s.step for s in self._steps), default=0), len(self._attempts))
+            except LinnetError as error:
+                self._reporter.say(f"warning: {error.message}")
+
+    def _look(self) -> bool:
+        sizes = self._journal_sizes()
+        if sizes == self._sizes:
+            return False
+        told_steps, told_attempts = len(self._steps), len(self._attempts)
+        self._steps, self._attempts = self._files.read_steps(), self._files.read_attempts()
+        self._sizes = sizes
+        for record in self._attempts[told_attempts:]:
+            for sentence in record.skipped:
+                self._reporter.say(f"skipped: {sentence}")
+            self._reporter.say(attempt_line(record))
+        for count in range(told_steps + 1, len(self._steps) + 1):
+            step = self._steps[count - 1].step
+            if step % self._every == 0 or step == self._total:
+                self._reporter.step(step_line(self._files.run, self._steps[:count], self._total))
+        return True
+
+    def _journal_sizes(self) -> list[int]:
+        storage = self._files.storage
+        return [
+            storage.size(path) if storage.exists(path) else 0
+            for path in (self._files.metrics, self._files.attempts)
+        ]

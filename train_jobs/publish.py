@@ -1,0 +1,164 @@
+"""Publishing a finished run: its last checkpoint as an adapter version and, merged, as a full one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.config import Settings
+from cluster.errors import ConflictError, IntegrityError, LinnetError, StorageError
+from cluster.manifest import Golden, Lineage, VersionKind
+from cluster.refs import VersionRef
+from cluster.registry import ModelStore
+from cluster.storage import Storage
+from train_jobs import checkpoint
+from train_jobs.run_files import RunFiles
+from train_jobs.spec import TrainSpec
+
+_TASK_PROMPTS = 4
+_FULL_DISK = ("no space left", "disk quota exceeded")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One version that the run becomes."""
+
+    ref: VersionRef
+    kind: VersionKind
+
+
+def targets(spec: TrainSpec, base: VersionRef) -> list[Target]:
+    """The versions that the spec asks for, the adapter first."""
+    wanted = spec.publish
+    if wanted is None:
+        return []
+    found = []
+    if wanted.adapter_version:
+        ref = VersionRef(model=base.model, version=wanted.adapter_version)
+        found.append(Target(ref, VersionKind.ADAPTER))
+    if wanted.version:
+        found.append(Target(VersionRef(model=base.model, version=wanted.version), VersionKind.MERGED))
+    return found
+
+
+def missing(store: ModelStore, spec: TrainSpec, base: VersionRef) -> list[Target]:
+    """Targets that are not in the store yet. Raises ConflictError for a name that something else holds."""
+    mine = Lineage(run=spec.run, step=spec.max_steps)
+    left = []
+    for target in targets(spec, base):
+        if target.ref.version not in store.labels(target.ref.model):
+            left.append(target)
+            continue
+        holder = store.manifest(target.ref)
+        if holder.lineage != mine:
+            raise ConflictError(
+                f"`{target.ref}` exists and did not come from step {mine.step} of the run `{spec.run}`.",
+                code="train.version_taken",
+                hint="Choose another `publish` name; `linnet models show` lists the names that are taken.",
+            )
+    return left
+
+
+def publish_run(settings: Settings, spec: TrainSpec, base: VersionRef) -> list[str]:
+    """Publish what is missing, with golden answers; returns the references of all targets.
+
+    Safe to repeat. Raises IntegrityError without a good checkpoint of the last step, and StorageError
+    `storage.full` for lack of room; a version is there whole or not at all.
+    """
+    store = ModelStore.open(settings)
+    left = missing(store, spec, base)
+    if left:
+        with _scratch(settings) as scratch:
+            adapter = _fetch_adapter(RunFiles(Storage(settings.root), spec.run), spec.max_steps, scratch)
+            prompts = task_prompts(spec.data.validation) if spec.data.validation else []
+            publisher = _Publisher(store, spec, base, adapter, scratch, prompts)
+            for target in left:
+                publisher.publish(target)
+    return [str(target.ref) for target in targets(spec, base)]
+
+
+def task_prompts(path: str) -> list[str]:
+    """What the user says in a few rows of a dataset, evenly spread over it."""
+    from train_jobs.data.reading import read_examples
+
+    examples = read_examples(path).examples
+    users = [next((m.content for m in e.messages if m.role == "user"), None) for e in examples]
+    texts = [text for text in users if text]
+    return texts[:: max(1, len(texts) // _TASK_PROMPTS)][:_TASK_PROMPTS]
+
+
+@dataclass(frozen=True)
+class _Publisher:
+    """What all targets of a run have in common; `adapter` is its last checkpoint's directory."""
+
+    store: ModelStore
+    spec: TrainSpec
+    base: VersionRef
+    adapter: Path
+    scratch: Path
+    prompts: list[str]
+
+    def publish(self, target: Target) -> None:
+        source, answers = self._prepare(target.kind)
+        self.store.publish(
+            source,
+            target.ref,
+            kind=target.kind,
+            source_label=f"run {self.spec.run}",
+            parent=str(self.base),
+            lineage=Lineage(run=self.spec.run, step=self.spec.max_steps),
+            golden=answers,
+        )
+
+    def _prepare(self, kind: VersionKind) -> tuple[Path, Golden]:
+        from train_jobs import golden
+        from train_jobs.merge import merge
+
+        base_dir = self.store.local_dir(self.base)
+        if kind is VersionKind.ADAPTER:
+            return self.adapter, golden.compute(base_dir, adapter_dir=self.adapter, prompts=self.prompts)
+        merged = self.scratch / "merged"
+        merge(base_dir, self.adapter, merged, dtype=self.store.manifest(self.base).dtype)
+        return merged, golden.compute(merged, prompts=self.prompts)
+
+
+def _fetch_adapter(files: RunFiles, step: int, scratch: Path) -> Path:
+    from train_jobs.state import ADAPTER_FILES
+
+    found = checkpoint.discover(files)
+    if found.newest is None or found.newest.manifest.step != step:
+        raise IntegrityError(
+            " ".join([f"The run `{files.run}` has no good checkpoint of step {step}.", *found.skipped]),
+            code="train.no_checkpoint",
+            hint=f"`linnet train run` of the same file trains the missing steps of `{files.run}` again.",
+        )
+    directory = scratch / "adapter"
+    directory.mkdir()
+    for name in ADAPTER_FILES:
+        (directory / name).write_bytes(files.storage.read_bytes(f"{found.newest.directory}/{name}"))
+    return directory
+
+
+@contextmanager
+def _scratch(settings: Settings) -> Iterator[Path]:
+    """A directory below the home that is gone afterwards; a full disk there is told as such."""
+    parent = settings.home / "tmp"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="publish-", dir=parent) as directory:
+            yield Path(directory)
+    except LinnetError:
+        raise
+    except Exception as error:
+        # safetensors and torch raise kinds of their own around the system's message.
+        if any(words in str(error).lower() for words in _FULL_DISK):
+            raise StorageError(
+                f"The disk below {settings.home} is full (preparing a version).",
+                code="storage.full",
+                hint="Free some room (`linnet models gc`) and run the same command again.",
+                retryable=True,
+            ) from error
+        raise

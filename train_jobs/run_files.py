@@ -1,0 +1,104 @@
+"""Names inside a run directory, and its two journals: one line a step, one line an attempt."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.config import StrictModel
+from cluster.errors import NotFoundError
+from cluster.storage import Storage
+
+
+class StepRecord(StrictModel):
+    """One step as rank 0 saw it end. `at` in unix seconds, `tokens` counts the real ones of all ranks."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    tokens_per_s: float
+    step_s: float
+    attempt: int
+    at: float
+
+
+class WorkerRecord(StrictModel):
+    """Where one rank of an attempt lives."""
+
+    rank: int
+    pid: int
+    node_ip: str
+
+
+class AttemptRecord(StrictModel):
+    """The start of one attempt.
+
+    `launch` tells which command made it, `skipped` what could not be resumed from and why.
+    """
+
+    attempt: int
+    at: float
+    launch: str
+    resumed_from_step: int
+    skipped: list[str]
+    workers: list[WorkerRecord]
+
+
+class RunFiles:
+    """Paths of one run below a storage root."""
+
+    def __init__(self, storage: Storage, run: str) -> None:
+        self.storage = storage
+        self.run = run
+        self.directory = f"runs/{run}"
+        self.spec = f"{self.directory}/spec.yaml"
+        self.metrics = f"{self.directory}/metrics.jsonl"
+        self.attempts = f"{self.directory}/attempts.jsonl"
+        self.logs = f"{self.directory}/logs"
+        self.checkpoints = f"{self.directory}/checkpoints"
+        self.plot = f"{self.directory}/loss.png"
+
+    def add_step(self, record: StepRecord) -> None:
+        """Append to metrics.jsonl."""
+        self.storage.append_line(self.metrics, record.model_dump_json().encode())
+
+    def add_attempt(self, record: AttemptRecord) -> None:
+        """Append to attempts.jsonl."""
+        self.storage.append_line(self.attempts, record.model_dump_json().encode())
+
+    def read_steps(self) -> list[StepRecord]:
+        """All whole lines of metrics.jsonl, in order of writing."""
+        return [StepRecord.model_validate(line) for line in read_lines(self.storage, self.metrics)]
+
+    def read_attempts(self) -> list[AttemptRecord]:
+        """All whole lines of attempts.jsonl; one that a newer release wrote is left out."""
+        found = []
+        for line in read_lines(self.storage, self.attempts):
+            try:
+                found.append(AttemptRecord.model_validate(line))
+            except ValidationError:
+                continue
+        return found
+
+
+def read_lines(storage: Storage, path: str) -> list[dict[str, Any]]:
+    """Every line that is a JSON object; a torn one is passed over, a missing file has none."""
+    found = []
+    for line in _whole(storage, path).splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+def _whole(storage: Storage, path: str) -> bytes:
+    try:
+        return storage.read_bytes(path)
+    except NotFoundError:
+        return b""
