@@ -75,7 +75,5 @@ def _end_descendants(child: subprocess.Popen[bytes]) -> None:
         _reap_adopted(-1)
 
 
-
-
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -40,6 +40,10 @@ HOST = "127.0.0.1"
 GCS_PORT, DASHBOARD_PORT, SERVE_PORT = 6390, 8265, 8000
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
+_STARTED = "Ray runtime started"
+
+# A guard outlives the command that starts it; dropping its handle would warn that it still runs.
+_guards: list[subprocess.Popen[bytes]] = []
 
 # Ray Serve settings that the endpoint relies on; everything in the cluster inherits them.
 SERVE_ENVIRONMENT = {
@@ -75,8 +79,12 @@ class ClusterInfo(StrictModel):
 
 
 def up(
-    settings: Settings, *, num_cpus: float | None = None, gcs_port: int = GCS_PORT,
-    dashboard_port: int = DASHBOARD_PORT, serve_port: int = SERVE_PORT,
+    settings: Settings,
+    *,
+    num_cpus: float | None = None,
+    gcs_port: int = GCS_PORT,
+    dashboard_port: int = DASHBOARD_PORT,
+    serve_port: int = SERVE_PORT,
 ) -> ClusterInfo:
     """Start a head node on this machine and return once its dashboard answers.
 
@@ -104,7 +112,9 @@ def down(settings: Settings) -> list[int]:
     path = _info_path(settings.home)
     if not path.exists():
         raise NotFoundError(
-            f"No cluster was started from {settings.home}.", code="cluster.not_running", hint="`linnet up` starts one."
+            f"No cluster was started from {settings.home}.",
+            code="cluster.not_running",
+            hint="`linnet up` starts one.",
         )
     info = _read_info(path)
     guard = _guard_process(info)
@@ -157,7 +167,9 @@ def attach(settings: Settings | None = None) -> None:
         ray.init(address=known.address, log_to_driver=False, configure_logging=False)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(num_cpus=int(default_cpus()), include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        num_cpus=int(default_cpus()), include_dashboard=False, log_to_driver=False, configure_logging=False
+    )
 
 
 def _start(
@@ -175,13 +187,23 @@ def _start(
     with log_file.open("wb") as log:
         guard = subprocess.Popen(
             [sys.executable, "-m", "cluster.guard", temp_dir, *command],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True, env=_environment(settings, auth_mode), cwd=settings.home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=_environment(settings, auth_mode, temp_dir),
+            cwd=settings.home,
         )
+    _guards.append(guard)
     info = ClusterInfo(
-        guard_pid=guard.pid, guard_started=psutil.Process(guard.pid).create_time(),
-        address=f"{HOST}:{gcs_port}", dashboard_url=f"http://{HOST}:{dashboard_port}",
-        serve_url=f"http://{HOST}:{serve_port}", temp_dir=temp_dir, log_file=str(log_file), num_cpus=num_cpus,
+        guard_pid=guard.pid,
+        guard_started=psutil.Process(guard.pid).create_time(),
+        address=f"{HOST}:{gcs_port}",
+        dashboard_url=f"http://{HOST}:{dashboard_port}",
+        serve_url=f"http://{HOST}:{serve_port}",
+        temp_dir=temp_dir,
+        log_file=str(log_file),
+        num_cpus=num_cpus,
         auth_mode=auth_mode,
     )
     _write_info(settings.home, info)
@@ -202,6 +224,19 @@ def _ray_command(num_cpus: float, gcs_port: int, dashboard_port: int, temp_dir: 
     ]  # fmt: skip
 
 
+def _scratch(temp_dir: str) -> dict[str, str]:
+    """Where HAProxy and vLLM put sockets and state, so that they go with the cluster."""
+    haproxy = f"{temp_dir}/h"
+    return {
+        "VLLM_RPC_BASE_PATH": temp_dir,
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{haproxy}/haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{haproxy}/admin.sock",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{haproxy}/metrics.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": haproxy,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{haproxy}/server-state",
+    }
+
+
 def _ensure_token() -> None:
     """Ray reads its token where its documentation says; make one when there is none."""
     if os.environ.get("RAY_AUTH_TOKEN"):
@@ -215,8 +250,8 @@ def _ensure_token() -> None:
         writer.write(secrets.token_hex(32))
 
 
-def _environment(settings: Settings, auth_mode: str) -> dict[str, str]:
-    chosen = {**SERVE_ENVIRONMENT, **os.environ, "RAY_AUTH_MODE": auth_mode}
+def _environment(settings: Settings, auth_mode: str, temp_dir: str) -> dict[str, str]:
+    chosen = {**SERVE_ENVIRONMENT, **_scratch(temp_dir), **os.environ, "RAY_AUTH_MODE": auth_mode}
     chosen["LINNET_HOME"] = str(settings.home)
     chosen["LINNET_ROOT"] = settings.root
     chosen["LINNET_STATE_URL"] = settings.state_url
@@ -233,7 +268,7 @@ def _wait_until_up(guard: subprocess.Popen[bytes], info: ClusterInfo) -> None:
                 f"Ray ended while starting: {_last_line(info.log_file)}",
                 code="cluster.start_failed", hint=f"The whole log is in {info.log_file}.",
             )  # fmt: skip
-        if _answers(f"{info.dashboard_url}/api/version"):
+        if _STARTED in Path(info.log_file).read_text(errors="replace") and _answers(info.dashboard_url):
             return
         time.sleep(0.1)
     raise TimedOutError(
@@ -242,9 +277,9 @@ def _wait_until_up(guard: subprocess.Popen[bytes], info: ClusterInfo) -> None:
     )  # fmt: skip
 
 
-def _answers(url: str) -> bool:
+def _answers(dashboard_url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(f"{dashboard_url}/api/version", timeout=2) as response:
             return bool(response.status == 200)
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)
@@ -273,7 +308,7 @@ def _require_free(port: int, name: str) -> None:
 def _holder(port: int) -> str:
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
                 return f" by pid {connection.pid} ({psutil.Process(connection.pid).name()})"
     return ""
 
@@ -346,7 +381,9 @@ def _exclusive(home: Path) -> Iterator[Any]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConflictError(
-                "Another `linnet up` is starting a cluster here.", code="cluster.starting", hint="Wait for it to end.",
+                "Another `linnet up` is starting a cluster here.",
+                code="cluster.starting",
+                hint="Wait for it to end.",
                 retryable=True,
-            ) from None  # fmt: skip
+            ) from None
         yield handle

@@ -67,11 +67,11 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         """Whether a file or directory is there."""
-        return self._info(path).type != fs.FileType.NotFound
+        return bool(self._info(path).type != fs.FileType.NotFound)
 
     def is_dir(self, path: str) -> bool:
         """Whether `path` is a directory (or a non-empty prefix)."""
-        return self._info(path).type == fs.FileType.Directory
+        return bool(self._info(path).type == fs.FileType.Directory)
 
     def size(self, path: str) -> int:
         """Bytes of one file. Raises NotFoundError."""
@@ -271,7 +271,7 @@ def _open_s3(url: str, query: str) -> fs.FileSystem:
         raise ConfigError(
             f"`{url}` has an option that S3 storage does not take: {error}.",
             code="storage.option",
-            hint="Accepted are the arguments of pyarrow.fs.S3FileSystem, such as region and endpoint_override.",
+            hint="Accepted are the arguments of pyarrow.fs.S3FileSystem, such as region.",
         ) from None
 
 

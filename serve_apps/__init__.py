@@ -1,0 +1,1 @@
+"""The endpoint: gateway, engines and rollouts."""

@@ -43,5 +43,5 @@ def _require_direct_ingress() -> None:
         raise EnvironmentSetupError(
             "This Ray cluster was started without direct ingress, which the gateway reaches replicas by.",
             code="environment.direct_ingress",
-            hint="Start it with `linnet up`, or with RAY_SERVE_ENABLE_HA_PROXY=1 in the environment of `ray start`.",
+            hint="Start it with `linnet up`, or with RAY_SERVE_ENABLE_HA_PROXY=1 set for `ray start`.",
         )

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import traceback
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from cluster.state.database import Database, open_database
 from cluster.storage import Storage
 from train_jobs import checkpoint, publish, runs, timeline
 from train_jobs.progress import Follower, Reporter
-from train_jobs.ray_errors import unwrap
+from train_jobs.ray_errors import brief, unwrap
 from train_jobs.run_files import RunFiles
 from train_jobs.runs import RunStatus
 from train_jobs.spec import TrainSpec, parse_stored_spec, require_same
@@ -39,11 +40,12 @@ class RunResult(StrictModel):
 
 
 class Plan(StrictModel):
-    """A spec that was found fit to run: `spec` names its base exactly."""
+    """A spec that was found fit to run; `spec` names its base exactly, `missing` is not published yet."""
 
     spec: TrainSpec
     base: VersionRef
     resume_step: int
+    targets: list[str]
     missing: list[str]
 
     @property
@@ -81,7 +83,13 @@ def plan(spec: TrainSpec, settings: Settings) -> Plan:
         require_same(stored, exact)
     steps = checkpoint.committed_steps(files)
     left = publish.missing(store, exact, base)
-    return Plan(spec=exact, base=base, resume_step=max(steps, default=0), missing=[str(t.ref) for t in left])
+    return Plan(
+        spec=exact,
+        base=base,
+        resume_step=max(steps, default=0),
+        targets=[str(target.ref) for target in publish.targets(exact, base)],
+        missing=[str(target.ref) for target in left],
+    )
 
 
 def train(spec: TrainSpec, settings: Settings, *, stream: TextIO | None = None) -> RunResult:
@@ -92,10 +100,11 @@ def train(spec: TrainSpec, settings: Settings, *, stream: TextIO | None = None) 
     """
     todo = plan(spec, settings)
     files = RunFiles(Storage(settings.root), spec.run)
+    database = open_database(settings.state_url)
     if todo.is_done:
         Reporter(stream).say(f"The run {spec.run} is finished: all {spec.max_steps} steps, and published.")
-        return _result(todo, files, trained=False)
-    database = open_database(settings.state_url)
+        if _is_recorded_as_finished(database, spec.run):
+            return _result(todo, files)
     launch = uuid.uuid4().hex
     with database.transaction() as session:
         runs.claim(
@@ -105,10 +114,13 @@ def train(spec: TrainSpec, settings: Settings, *, stream: TextIO | None = None) 
             spec_sha256=todo.spec.sha256,
             total_steps=spec.max_steps,
         )
-    with _told_to_stop(), _driver_log(files) as log, _recorded(database, files):
+    with _told_to_stop(), _driver_log(files) as log, _recorded(database, files, log):
         files.storage.write_atomic(files.spec, todo.spec.to_yaml().encode())
-        _Drive(todo, settings, files, database, launch, Reporter(stream, log)).carry_out()
-    return _result(todo, files, trained=True)
+        if not todo.is_done:
+            _Drive(todo, settings, files, database, launch, Reporter(stream, log)).carry_out()
+        with database.transaction() as session:
+            runs.require(session, spec.run).published = todo.targets
+    return _result(todo, files)
 
 
 @dataclass(frozen=True)
@@ -173,9 +185,7 @@ class _Drive:
         self.reporter.say(f"publishing {', '.join(self.todo.missing)}")
         self._set_status(RunStatus.PUBLISHING, "trained")
         task = ray.remote(num_cpus=_publishing_cpus(self.todo.spec))(publish.publish_run)
-        published = _get(task.remote(self.settings, self.todo.spec, self.todo.base))
-        with self.database.transaction() as session:
-            runs.require(session, self.todo.spec.run).published = published
+        _get(task.remote(self.settings, self.todo.spec, self.todo.base))
 
     def _set_status(self, status: RunStatus, reason: str) -> None:
         with self.database.transaction() as session:
@@ -224,7 +234,7 @@ def draw(files: RunFiles) -> None:
 
 
 @contextlib.contextmanager
-def _recorded(database: Database, files: RunFiles) -> Iterator[None]:
+def _recorded(database: Database, files: RunFiles, log: TextIO | None) -> Iterator[None]:
     """Write how the run ended, whichever way it leaves the block."""
     try:
         yield
@@ -238,10 +248,21 @@ def _recorded(database: Database, files: RunFiles) -> Iterator[None]:
         _end(database, files, RunStatus.FAILED, f"{error.code}: {error.message}")
         raise
     except Exception as error:
-        found = unwrap(error)
-        _end(database, files, RunStatus.FAILED, found.code if found else type(error).__name__)
-        raise found or error from error
+        if log is not None:
+            traceback.print_exc(file=log)
+        found = unwrap(error) or LinnetError(
+            f"The run {files.run} ended with {brief(error)}",
+            code="train.failed",
+            hint=f"`linnet train logs {files.run}` has the whole of it; the same command resumes the run.",
+        )
+        _end(database, files, RunStatus.FAILED, f"{found.code}: {found.message}")
+        raise found from error
     _end(database, files, RunStatus.FINISHED, "completed")
+
+
+def _is_recorded_as_finished(database: Database, run: str) -> bool:
+    with database.snapshot() as session:
+        return any(row.name == run and row.status == RunStatus.FINISHED for row in runs.all_runs(session))
 
 
 def _end(database: Database, files: RunFiles, status: RunStatus, reason: str) -> RunStatus:
@@ -282,17 +303,17 @@ def _driver_log(files: RunFiles) -> Iterator[TextIO | None]:
     if not files.storage.is_local:
         yield None
         return
-    path = files.storage.local_path(f"{files.logs}/driver.log")
     files.storage.make_dirs(files.logs)
-    with path.open("a", encoding="utf-8") as log:
+    files.storage.append_line(f"{files.logs}/driver.log", f"--- pid {os.getpid()}".encode())
+    with files.storage.local_path(f"{files.logs}/driver.log").open("a", encoding="utf-8") as log:
         yield log
 
 
-def _result(todo: Plan, files: RunFiles, *, trained: bool) -> RunResult:
+def _result(todo: Plan, files: RunFiles) -> RunResult:
     return RunResult(
         run=todo.spec.run,
-        trained=trained,
+        trained=not todo.is_done,
         step=todo.spec.max_steps,
-        published=[str(target.ref) for target in publish.targets(todo.spec, todo.base)],
+        published=todo.targets,
         directory=f"{files.storage.url.rstrip('/')}/{files.directory}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import threading
@@ -74,8 +75,10 @@ class Reporter:
 
     def _keep(self, line: str) -> None:
         if self._log is not None:
-            self._log.write(f"{line}\n")
-            self._log.flush()
+            # A log that cannot be written, on a full disk for one, must not end the run.
+            with contextlib.suppress(OSError):
+                self._log.write(f"{line}\n")
+                self._log.flush()
 
 
 class Follower:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from cluster.config import StrictModel
-from train_jobs.run_files import AttemptRecord, StepRecord
+from train_jobs.run_files import AttemptRecord, StepRecord, WorkerRecord
 
 
 class Cause(StrEnum):
@@ -27,6 +27,7 @@ class AttemptSummary(StrictModel):
     at: float
     resumed_from_step: int
     skipped: list[str]
+    workers: list[WorkerRecord]
     steps_redone: int
     recovered_s: float | None
 
@@ -64,6 +65,7 @@ def summarize(attempts: Sequence[AttemptRecord], steps: Sequence[StepRecord]) ->
                 at=record.at,
                 resumed_from_step=record.resumed_from_step,
                 skipped=record.skipped,
+                workers=record.workers,
                 steps_redone=sum(s.step <= furthest for s in own),
                 recovered_s=_recovered(before, own, furthest) if cause is Cause.RECOVERY else None,
             )

@@ -198,7 +198,7 @@ def collect(
         dry_run=dry_run,
         detail={"paths": found},
         as_json=as_json,
-        sentence=f"{len(found)} leftovers {verb}." if found else "Nothing to delete.",
+        sentence=f"Leftovers {verb}: {len(found)}." if found else "Nothing to delete.",
         next_command="linnet models list" if applied else "",
     )
 

@@ -15,7 +15,9 @@ app = output.new_app("Start a Ray cluster on this machine.", list_verb=None)
 
 @app.command()
 def up(
-    num_cpus: Annotated[float | None, typer.Option(help="Logical CPUs to offer (default: cores, at least 4).")] = None,
+    num_cpus: Annotated[
+        float | None, typer.Option(help="Logical CPUs to offer (default: cores, at least 4).")
+    ] = None,
     gcs_port: Annotated[int, typer.Option(help="Port of Ray's GCS.")] = 6390,
     dashboard_port: Annotated[int, typer.Option(help="Port of Ray's dashboard and REST API.")] = 8265,
     serve_port: Annotated[int, typer.Option(help="Port that the endpoint will listen on.")] = 8000,

@@ -36,7 +36,7 @@ def recognise(text: str) -> Source:
     if text in BUILT_IN:
         return Source(text=text, kind=SourceKind.BUILT_IN, model=text)
     path = Path(text).expanduser()
-    if path.exists():
+    if text and path.exists():
         stem = path.resolve().name
         return Source(
             text=str(path), kind=SourceKind.PATH, model=_as_name(re.sub(r"\.(gguf|whl)$", "", stem))

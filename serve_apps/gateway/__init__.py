@@ -1,1 +1,1 @@
-"""The gateway: one OpenAI endpoint before the replicas of all versions; it imports no engine."""
+"""The OpenAI-compatible front: picks a version, passes bytes through, counts."""

@@ -84,7 +84,10 @@ def build_table(target_groups: Iterable[Any], *, own_ip: str) -> Table:
             continue
         model, version = named
         table.setdefault(model, {})[version] = tuple(
-            Replica(id=target.name, base_url=f"http://{_host(target.ip, own_ip)}:{target.port}{group.route_prefix}")
+            Replica(
+                id=target.name,
+                base_url=f"http://{_host(target.ip, own_ip)}:{target.port}{group.route_prefix}",
+            )
             for target in group.targets
             if target.name.startswith(_REPLICA_ACTOR)
         )

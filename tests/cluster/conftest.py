@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from cluster.manifest import VersionKind, VersionManifest
 from cluster.refs import VersionRef, parse_version_ref
 from cluster.registry import ModelStore
 from cluster.state.database import open_database
+from tests.support.disks import small_disks
 from tests.support.s3 import s3_root
 from tests.support.version_files import write_model
 
@@ -64,21 +63,5 @@ def publish(tmp_path: Path) -> Publish:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount tmpfs file systems with the given options; they are gone afterwards."""
-    mounted: list[Path] = []
-
-    def mount(options: str) -> Path:
-        place = tmp_path / f"disk-{len(mounted)}"
-        place.mkdir()
-        if os.geteuid() != 0:
-            pytest.skip("mounting a tmpfs needs root")
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"mounting a tmpfs is not allowed here: {done.stderr.strip()}")
-        mounted.append(place)
-        return place
-
-    yield mount
-    for place in mounted:
-        subprocess.run(["umount", str(place)], check=True)
+    with small_disks(tmp_path) as mount:
+        yield mount

@@ -16,7 +16,7 @@ class Optim(StrictModel):
 class Recipe(StrictModel):
     name: str
     optim: Optim = Optim()
-    parts: list[Optim] = []
+    parts: tuple[Optim, ...] = ()
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_overrides_that_cannot_apply_are_refused(write, override):
 
 
 def test_a_missing_file_is_not_found(tmp_path):
-    with pytest.raises(NotFoundError, match="nothing.yaml"):
+    with pytest.raises(NotFoundError, match=r"nothing\.yaml"):
         load_yaml(tmp_path / "nothing.yaml", Recipe)
 
 

@@ -28,7 +28,8 @@ from cluster.storage import Storage
 HASHES = st.text(alphabet="0123456789abcdef", min_size=64, max_size=64)
 SIZES = st.integers(0, 2**50)
 FILES = st.dictionaries(
-    st.text(alphabet=string.ascii_letters + "._-/", min_size=1), st.builds(FileEntry, sha256=HASHES, size=SIZES)
+    st.text(alphabet=string.ascii_letters + "._-/", min_size=1),
+    st.builds(FileEntry, sha256=HASHES, size=SIZES),
 )
 IDS = st.lists(st.integers(0, 200_000), max_size=20)
 ANSWERS = st.builds(
@@ -47,7 +48,9 @@ VERSIONS = st.builds(
     kind=st.sampled_from(VersionKind),
     lineage=st.none() | st.builds(Lineage, run=st.text(), step=SIZES),
     golden=st.none()
-    | st.builds(Golden, dtype=st.text(), transformers_version=st.text(), answers=st.lists(ANSWERS, max_size=3)),
+    | st.builds(
+        Golden, dtype=st.text(), transformers_version=st.text(), answers=st.lists(ANSWERS, max_size=3)
+    ),
 )
 
 
@@ -61,7 +64,9 @@ def test_a_version_manifest_survives_the_disk(tmp_path_factory, manifest):
 
 
 CONTENT = st.dictionaries(
-    st.text(alphabet=string.ascii_lowercase, min_size=1, max_size=6), st.binary(min_size=1, max_size=64), min_size=1
+    st.text(alphabet=string.ascii_lowercase, min_size=1, max_size=6),
+    st.binary(min_size=1, max_size=64),
+    min_size=1,
 )
 
 

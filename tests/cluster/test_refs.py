@@ -1,4 +1,5 @@
 import string
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -37,19 +38,30 @@ def test_a_bare_model_means_its_stable_version(model):
 
 @given(text=st.text())
 def test_any_text_either_parses_to_names_that_are_safe_as_directories_or_is_refused(text):
-    try:
-        ref = parse_ref(text)
-    except UsageError as error:
-        assert error.code == "ref.invalid"
-        return
-    for part in ref.model_dump().values():
-        assert part[0] in _FIRST
-        assert set(part) <= set(_FIRST + "._-")
+    with suppress(UsageError):
+        for part in parse_ref(text).model_dump().values():
+            assert part[0] in _FIRST
+            assert set(part) <= set(_FIRST + "._-")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":", "m:", "m@", ":v1", "m:v1:v2", "m@a@b", "m/v", "../m:v", "m:..", "m:v 1", ".m:v", "m:v1\n", "m" * 129],
+    [
+        "",
+        ":",
+        "m:",
+        "m@",
+        ":v1",
+        "m:v1:v2",
+        "m@a@b",
+        "m/v",
+        "../m:v",
+        "m:..",
+        "m:v 1",
+        ".m:v",
+        "m:v1\n",
+        "m" * 129,
+    ],
 )
 def test_what_names_no_version_is_refused_with_an_example(text):
     with pytest.raises(UsageError) as caught:

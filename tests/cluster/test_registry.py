@@ -1,5 +1,4 @@
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -10,13 +9,10 @@ import pytest
 from cluster.errors import ConflictError, IntegrityError, NotFoundError, StorageError, UsageError
 from cluster.manifest import Golden, GoldenAnswer, Lineage, VersionKind
 from cluster.refs import parse_version_ref
-from cluster.registry import ANY, ModelStore
-from cluster.state import events, policies, replicas
-from cluster.state.database import Database, open_database
-from cluster.state.replicas import ReplicaStatus
+from cluster.registry import ModelStore
+from cluster.state.database import Database
 from cluster.storage import Storage
-from cluster.store import publishing
-from cluster.traffic import TrafficPolicy
+from tests.support.store_views import below, models_dir, names, told
 from tests.support.version_files import write_adapter, write_model
 
 V1, V2 = parse_version_ref("m:v1"), parse_version_ref("m:v2")
@@ -31,30 +27,28 @@ GOLDEN = Golden(
 )
 
 
-def told(store: ModelStore) -> list[str]:
-    with store.database.snapshot() as session:
-        return [row.kind for row in events.recent(session)]
-
-
-def below(root: Path) -> set[str]:
-    return {str(path.relative_to(root)) for path in root.rglob("*")} if root.exists() else set()
-
-
-def models_dir(store: ModelStore) -> Path:
-    return store.storage.local_path("models")
-
-
 class TestPublish:
     def test_a_version_carries_everything_it_was_given(self, store, tmp_path):
         source = write_model(tmp_path / "s")
         lineage = Lineage(run="r", step=40)
 
         made = store.publish(
-            source, V1, kind=VersionKind.MERGED, source_label="run r", parent="m:v0", lineage=lineage, golden=GOLDEN
+            source,
+            V1,
+            kind=VersionKind.MERGED,
+            source_label="run r",
+            parent="m:v0",
+            lineage=lineage,
+            golden=GOLDEN,
         )
 
         assert store.manifest(V1) == made
-        assert (made.kind, made.source, made.parent, made.lineage) == (VersionKind.MERGED, "run r", "m:v0", lineage)
+        assert (made.kind, made.source, made.parent, made.lineage) == (
+            VersionKind.MERGED,
+            "run r",
+            "m:v0",
+            lineage,
+        )
         assert made.golden == GOLDEN
         assert (made.architecture, made.dtype, made.parameters) == ("TinyForCausalLM", "bfloat16", 520)
         assert set(made.files) == {path.name for path in source.iterdir()}
@@ -65,7 +59,7 @@ class TestPublish:
 
         directory = store.local_dir(V1)
         assert all(path.stat().st_mode & 0o222 == 0 for path in (directory, *directory.iterdir()))
-        assert sorted(os.listdir(models_dir(store) / "m")) == ["aliases.json", "v1"]
+        assert names(models_dir(store) / "m") == ["aliases.json", "v1"]
 
     def test_the_first_version_becomes_stable_and_later_ones_do_not(self, store, publish):
         publish(store, "m:v1")
@@ -102,7 +96,7 @@ class TestPublish:
         assert outcomes.count(None) == 1
         assert store.manifest(V1) in outcomes
         assert store.verify(V1) == []
-        assert sorted(os.listdir(models_dir(store) / "m")) == ["aliases.json", "v1"]
+        assert names(models_dir(store) / "m") == ["aliases.json", "v1"]
 
     def test_truncated_weights_are_refused_by_name(self, store, tmp_path):
         source = write_model(tmp_path / "s")
@@ -202,7 +196,11 @@ class TestPublish:
         for parent, error in ((None, IntegrityError), ("m:v7", NotFoundError)):
             with pytest.raises(error):
                 store.publish(
-                    adapter, parse_version_ref("m:v3"), kind=VersionKind.ADAPTER, source_label="x", parent=parent
+                    adapter,
+                    parse_version_ref("m:v3"),
+                    kind=VersionKind.ADAPTER,
+                    source_label="x",
+                    parent=parent,
                 )
 
     def test_labels_that_the_store_needs_itself_are_refused(self, store, publish):
@@ -243,7 +241,9 @@ class TestResolve:
             ("smollm2@stabel", "models.unknown_alias", "`stable`"),
         ],
     )
-    def test_what_is_not_there_is_answered_with_the_nearest_that_is(self, store, publish, text, code, nearest):
+    def test_what_is_not_there_is_answered_with_the_nearest_that_is(
+        self, store, publish, text, code, nearest
+    ):
         publish(store, "smollm2:release")
 
         with pytest.raises(NotFoundError) as caught:
@@ -338,169 +338,3 @@ def _flip_last_byte(file: Path) -> None:
     raw = bytearray(file.read_bytes())
     raw[-1] ^= 1
     file.write_bytes(bytes(raw))
-
-
-class TestAliases:
-    def test_a_move_is_compared_mirrored_and_told(self, store, publish):
-        publish(store, "m:v1")
-        publish(store, "m:v2", seed=1)
-
-        store.set_alias("m", "candidate", "v2", expected=None, reason="try it")
-
-        assert store.aliases("m") == {"candidate": "v2", "stable": "v1"}
-        assert store.storage.read_bytes("models/m/aliases.json").decode().count("v2") == 1
-        assert store.resolve("m@candidate") == V2
-        with pytest.raises(ConflictError):
-            store.set_alias("m", "candidate", "v1", expected=None, reason="too late")
-        assert store.resolve("m@candidate") == V2
-        last = store.history(V2)[-1]
-        assert (last.subject, last.reason, last.detail) == ("m@candidate", "try it", {"from": None, "to": "v2"})
-
-    def test_whatever_it_is_may_be_replaced_or_taken_away(self, store, publish):
-        publish(store, "m:v1")
-        store.set_alias("m", "prod", "v1", expected=ANY, reason="x")
-        store.set_alias("m", "prod", None, expected=ANY, reason="x")
-
-        assert store.aliases("m") == {"stable": "v1"}
-
-    def test_an_alias_never_names_what_is_not_there(self, store, publish):
-        publish(store, "m:v1")
-
-        with pytest.raises(NotFoundError):
-            store.set_alias("m", "prod", "v2", expected=None, reason="x")
-        with pytest.raises(UsageError):
-            store.set_alias("m", "not a name", "v1", expected=None, reason="x")
-        assert store.aliases("m") == {"stable": "v1"}
-
-    def test_of_many_movers_at_once_exactly_one_wins(self, store, publish):
-        labels = [f"v{number}" for number in range(1, 7)]
-        for seed, label in enumerate(labels):
-            publish(store, f"m:{label}", seed=seed)
-        gate, won = threading.Barrier(len(labels)), []
-
-        def run(label: str) -> None:
-            gate.wait()
-            try:
-                store.set_alias("m", "candidate", label, expected=None, reason=label)
-                won.append(label)
-            except ConflictError:
-                pass
-
-        threads = [threading.Thread(target=run, args=(label,)) for label in labels]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-        assert len(won) == 1
-        assert store.aliases("m")["candidate"] == won[0]
-
-    def test_a_lost_database_is_restored_from_the_mirror_with_events(self, store, publish, settings, tmp_path):
-        publish(store, "m:v1")
-        publish(store, "m:v2", seed=1)
-        store.set_alias("m", "candidate", "v2", expected=None, reason="x")
-
-        fresh = ModelStore(store.storage, open_database(f"sqlite:///{tmp_path}/new.db"), settings.home)
-
-        assert fresh.resolve("m") == V1
-        assert fresh.aliases("m") == {"candidate": "v2", "stable": "v1"}
-        assert told(fresh) == ["alias.moved", "alias.moved"]
-        fresh.database.dispose()
-
-    def test_restoring_leaves_out_versions_that_are_gone(self, store, publish, settings, tmp_path, caplog):
-        publish(store, "m:v1")
-        publish(store, "m:v2", seed=1)
-        store.set_alias("m", "candidate", "v2", expected=None, reason="x")
-        shutil.rmtree(models_dir(store) / "m" / "v2")
-
-        fresh = ModelStore(store.storage, open_database(f"sqlite:///{tmp_path}/new.db"), settings.home)
-
-        assert fresh.aliases("m") == {"stable": "v1"}
-        assert "m@candidate" in caplog.text
-        fresh.database.dispose()
-
-    def test_aliases_that_were_taken_away_do_not_come_back(self, store, publish):
-        publish(store, "m:v1")
-        mirror = store.storage.read_bytes("models/m/aliases.json")
-        store.set_alias("m", "stable", None, expected="v1", reason="x")
-        store.storage.write_atomic("models/m/aliases.json", mirror)
-
-        assert store.aliases("m") == {}
-
-    def test_a_damaged_mirror_restores_nothing(self, store, publish, settings, tmp_path):
-        publish(store, "m:v1")
-        store.storage.write_atomic("models/m/aliases.json", b"{")
-
-        fresh = ModelStore(store.storage, open_database(f"sqlite:///{tmp_path}/new.db"), settings.home)
-
-        assert fresh.aliases("m") == {}
-        fresh.database.dispose()
-
-
-class TestRemove:
-    @pytest.fixture
-    def two(self, store, publish) -> ModelStore:
-        publish(store, "m:v1")
-        publish(store, "m:v2", seed=1)
-        return store
-
-    def test_a_version_that_nobody_needs_goes_with_an_event(self, two):
-        two.remove(V2, reason="blunt")
-
-        assert [manifest.ref for manifest in two.versions()] == ["m:v1"]
-        assert sorted(os.listdir(models_dir(two) / "m")) == ["aliases.json", "v1"]
-        assert [(row.kind, row.reason) for row in two.history(V2)][-1] == ("version.removed", "blunt")
-        with pytest.raises(NotFoundError):
-            two.remove(V2, reason="again")
-
-    def refused(self, store: ModelStore, holder: str) -> None:
-        with pytest.raises(ConflictError) as caught:
-            store.remove(V2, reason="x")
-        assert holder in caught.value.message
-        assert store.holders(V2)
-        assert store.verify(V2) == []
-
-    def test_an_aliased_version_stays(self, two):
-        two.set_alias("m", "prod", "v2", expected=None, reason="x")
-        self.refused(two, "m@prod")
-
-    @pytest.mark.parametrize(("stable", "candidate", "weight"), [("v1", "v2", 0.0), ("v2", "v1", 100.0), ("v2", None, 0)])
-    def test_a_version_in_the_traffic_policy_stays(self, two, stable, candidate, weight):
-        with two.database.transaction() as session:
-            policies.put(
-                session, TrafficPolicy(model="m", revision=1, stable=stable, candidate=candidate, weight=weight)
-            )
-        self.refused(two, "traffic policy of m")
-
-    def test_a_served_version_stays_until_its_replica_is_gone(self, two):
-        with two.database.transaction() as session:
-            replicas.report(session, replica="r-1", model="m", version="v2", status=ReplicaStatus.SERVING)
-        self.refused(two, "replica r-1")
-
-        with two.database.transaction() as session:
-            replicas.forget(session, "r-1")
-        two.remove(V2, reason="x")
-
-    def test_the_base_of_an_adapter_stays(self, two, tmp_path):
-        adapter = write_adapter(tmp_path / "a")
-        two.publish(
-            adapter, parse_version_ref("m:a1"), kind=VersionKind.ADAPTER, source_label="run", parent="m:v2"
-        )
-        self.refused(two, "adapter m:a1")
-
-
-class TestCollect:
-    def test_uncommitted_leftovers_go_and_work_in_progress_stays(self, store, publish):
-        publish(store, "m:v1")
-        model = models_dir(store) / "m"
-        (model / "v7").mkdir()
-        (model / "v7" / "weights").write_bytes(b"1")
-        (models_dir(store) / "empty" / "v1").mkdir(parents=True)
-        ours = model / publishing.staging_name("v8")
-        ours.mkdir()
-
-        assert sorted(store.gc(dry_run=True)) == ["models/empty", "models/m/v7"]
-        assert (model / "v7").exists()
-        store.gc(dry_run=False)
-        assert sorted(os.listdir(model)) == sorted([ours.name, "aliases.json", "v1"])
-        assert not (models_dir(store) / "empty").exists()

@@ -105,7 +105,7 @@ def test_an_interrupted_atomic_write_keeps_the_old_bytes_and_no_scraps(tmp_path,
         storage.write_atomic("a", b"new")
 
     assert storage.read_bytes("a") == b"old"
-    assert os.listdir(tmp_path) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def _interrupted(_handle):
@@ -119,7 +119,9 @@ def test_a_full_disk_is_named_as_such(small_disk, tmp_path, act):
     big.write_bytes(bytes(1_000_000))
 
     with pytest.raises(StorageError) as caught:
-        storage.write_atomic("a", big.read_bytes()) if act == "write_atomic" else storage.upload_file(big, "a")
+        storage.write_atomic("a", big.read_bytes()) if act == "write_atomic" else storage.upload_file(
+            big, "a"
+        )
 
     assert caught.value.code == "storage.full"
     assert caught.value.retryable
@@ -158,7 +160,9 @@ def test_an_option_that_s3_does_not_take_is_a_config_error(query):
 def test_a_server_that_is_not_there_is_a_storage_error(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    storage = Storage("s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1&connect_timeout=1")
+    storage = Storage(
+        "s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1&connect_timeout=1"
+    )
 
     with pytest.raises(StorageError) as caught:
         storage.read_bytes("a")

@@ -78,7 +78,13 @@ def test_the_weights_add_up_to_all_of_the_traffic(weight):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"weight": -0.01}, {"weight": 100.01}, {"candidate": "v1"}, {"candidate": None, "weight": 5.0}, {"extra": 1}],
+    [
+        {"weight": -0.01},
+        {"weight": 100.01},
+        {"candidate": "v1"},
+        {"candidate": None, "weight": 5.0},
+        {"extra": 1},
+    ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(changes):
     with pytest.raises(ValidationError):

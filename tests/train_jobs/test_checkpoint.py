@@ -92,7 +92,9 @@ def test_a_bad_checkpoint_is_skipped_with_a_sentence_and_the_one_before_is_used(
     assert told in found.skipped[0]
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@hypothesis_settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
 @given(byte=st.integers(0, 2047), bit=st.integers(0, 7))
 def test_any_flipped_bit_of_the_weights_is_seen(files, byte, bit):
     commit(files, 10)

@@ -99,7 +99,9 @@ def test_logs_come_from_the_driver_and_the_last_attempt(capsys, settings, a_run,
 
 def test_a_driver_in_its_last_breath_is_cancelled(capsys, settings):
     database = open_database(settings.state_url)
-    child = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=-1)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=-1
+    )
     child.stdout.readline()
     import psutil
 

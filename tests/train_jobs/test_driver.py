@@ -5,7 +5,7 @@ import pytest
 from cluster.errors import ConfigError, ConflictError, NotFoundError
 from cluster.manifest import VersionKind
 from cluster.refs import VersionRef
-from train_jobs import checkpoint, driver, state
+from train_jobs import checkpoint, driver, report, state
 from train_jobs.model import attach_lora, load_base
 
 
@@ -38,7 +38,11 @@ def test_an_adapter_cannot_be_the_base(store, spec, settings, tiny_dir, tmp_path
     for name in state.ADAPTER_FILES:
         (source / name).write_bytes(contents[name])
     store.publish(
-        source, VersionRef(model="tiny", version="a"), kind=VersionKind.ADAPTER, source_label="t", parent="tiny:v1"
+        source,
+        VersionRef(model="tiny", version="a"),
+        kind=VersionKind.ADAPTER,
+        source_label="t",
+        parent="tiny:v1",
     )
     with pytest.raises(ConfigError, match="adapter"):
         driver.plan(spec.model_copy(update={"model": "tiny:a"}), settings)
@@ -53,8 +57,10 @@ def test_a_run_that_exists_with_another_spec_conflicts(store, spec, settings, fi
 
 def test_a_finished_run_says_so_and_does_nothing(store, spec, settings, files):
     checkpoint.commit(files, {"a": b"1"}, step=8, attempt=1, world_size=2, metrics={})
-    out = io.StringIO()
-    result = driver.train(spec, settings, stream=out)
-    assert result.trained is False
-    assert result.step == 8
-    assert "finished" in out.getvalue()
+    for _ in range(2):
+        out = io.StringIO()
+        result = driver.train(spec, settings, stream=out)
+        assert (result.trained, result.step) == (False, 8)
+        assert "finished" in out.getvalue()
+        # Also when the driver was killed before it could write that down.
+        assert report.describe("run-1", settings)["status"] == "finished"

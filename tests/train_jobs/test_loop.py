@@ -33,9 +33,7 @@ def position(loop, step):
 
 
 def restored(loop, files):
-    return state.restore(
-        files, loop.model, loop.optimizer, data_fingerprint=loop.dataset.fingerprint, rank=0
-    )
+    return state.restore(files, loop.model, loop.optimizer, data_fingerprint=loop.dataset.fingerprint, rank=0)
 
 
 def test_the_loss_falls_on_a_batch_seen_again(build, spec):
@@ -55,7 +53,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(build):
     second = build()
     assert restored(second, files).step == 3
     assert [second.run_step(step) for step in range(4, 9)] == expected[3:]
-    assert all(torch.equal(a, b) for a, b in zip(trainable(whole.model), trainable(second.model), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(trainable(whole.model), trainable(second.model), strict=True)
+    )
 
 
 def test_dropout_is_drawn_from_seed_and_step_not_from_what_happened_before(build):
@@ -121,9 +121,7 @@ def test_each_rank_takes_up_its_own_random_state(build):
         torch.manual_seed(seed)
         states.append(state.rng())
     files = state.capture(loop.model, loop.optimizer, position(loop, 1), states)
-    state.restore(
-        files, loop.model, loop.optimizer, data_fingerprint=loop.dataset.fingerprint, rank=1
-    )
+    state.restore(files, loop.model, loop.optimizer, data_fingerprint=loop.dataset.fingerprint, rank=1)
     drawn = torch.rand(3)
     torch.manual_seed(2)
     assert torch.equal(drawn, torch.rand(3))

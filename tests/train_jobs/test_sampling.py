@@ -8,7 +8,9 @@ seeds = st.integers(min_value=0, max_value=2**32)
 
 def order(seed, size, count, batch):
     steps = -(-count // batch)
-    found = [i for s in range(1, steps + 1) for i in step_samples(seed, s, dataset_size=size, batch_size=batch)]
+    found = [
+        i for s in range(1, steps + 1) for i in step_samples(seed, s, dataset_size=size, batch_size=batch)
+    ]
     return found[:count]
 
 

@@ -88,7 +88,9 @@ def test_an_unset_variable_is_named(monkeypatch):
 
 
 def test_the_stored_spec_reads_back_as_the_same(write, settings):
-    spec = load_spec(write("publish: {version: v2}\npeft: {target_modules: [q_proj, v_proj]}\n"), settings=settings)
+    spec = load_spec(
+        write("publish: {version: v2}\npeft: {target_modules: [q_proj, v_proj]}\n"), settings=settings
+    )
     again = parse_stored_spec(spec.to_yaml(), "spec.yaml")
     assert again == spec
     assert again.sha256 == spec.sha256

@@ -38,13 +38,21 @@ def test_a_recovery_under_way_has_no_time_yet():
 
 
 def test_a_run_resumed_by_command_the_day_after_is_no_recovery():
-    told = summarize([attempt(1, "a"), attempt(2, "b", resumed=1)], [step(1, at=1.0), step(2, 2, at=90_000.0)])
+    told = summarize(
+        [attempt(1, "a"), attempt(2, "b", resumed=1)], [step(1, at=1.0), step(2, 2, at=90_000.0)]
+    )
     assert told.attempts[1].cause is Cause.COMMAND
     assert told.recovered_s is None
 
 
 def test_two_failures_add_up_and_an_attempt_that_died_early_counts_to_the_next():
-    steps = [step(1, 1, at=1.0), step(2, 1, at=2.0), step(3, 3, at=12.0), step(3, 4, at=20.0), step(4, 4, at=21.0)]
+    steps = [
+        step(1, 1, at=1.0),
+        step(2, 1, at=2.0),
+        step(3, 3, at=12.0),
+        step(3, 4, at=20.0),
+        step(4, 4, at=21.0),
+    ]
     attempts = [attempt(1, "a"), attempt(2, "a", 2), attempt(3, "a", 2), attempt(4, "a", 2)]
     told = summarize(attempts, steps)
     assert [a.recovered_s for a in told.attempts] == [None, None, 10.0, 9.0]

@@ -69,7 +69,14 @@ def test_the_json_list_holds_plain_numbers_and_times(run, two):
 def test_show_tells_of_a_version_and_of_a_whole_model(run, two):
     code, out, _ = run("models", "show", "m@stable")
     assert code == 0
-    for word in ("m:v1", "TinyForCausalLM", "test 0", "model.safetensors", "no golden answers", "the first version"):
+    for word in (
+        "m:v1",
+        "TinyForCausalLM",
+        "test 0",
+        "model.safetensors",
+        "no golden answers",
+        "the first version",
+    ):
         assert word in out
 
     data = json.loads(run("models", "show", "m:v1", "--json")[1])["data"]
@@ -86,7 +93,12 @@ def test_show_prints_golden_answers_and_lineage(run, store, tmp_path):
     from tests.support.version_files import write_model
 
     answer = GoldenAnswer(
-        prompt="Capital?", prompt_token_ids=[1], answer="Paris.", answer_token_ids=[2], max_tokens=4, top2_margin=0.5
+        prompt="Capital?",
+        prompt_token_ids=[1],
+        answer="Paris.",
+        answer_token_ids=[2],
+        max_tokens=4,
+        top2_margin=0.5,
     )
     golden = Golden(dtype="float32", transformers_version="5.0", answers=[answer])
     store.publish(
@@ -218,7 +230,7 @@ def test_gc_shows_and_deletes_leftovers(run, two):
     assert (shown["detail"]["paths"], shown["applied"], shown["dry_run"]) == (["models/m/v7"], False, True)
     assert left.exists()
     assert run("models", "gc")[0] == 2
-    assert "1 leftovers deleted" in run("models", "gc", "--yes")[1]
+    assert "Leftovers deleted: 1." in run("models", "gc", "--yes")[1]
     assert not left.exists()
     assert "Nothing to delete" in run("models", "gc", "--yes")[1]
 

@@ -21,9 +21,13 @@ def test_publish_verify_and_load_through_an_object_store(s3_store, publish):
     assert s3_store.verify(V1) == []
     assert [manifest.ref for manifest in s3_store.versions()] == ["m:v1"]
     directory = s3_store.local_dir(V1)
-    assert set(os.listdir(directory)) == {*made.files, "manifest.json"}
+    names = sorted(path.name for path in directory.iterdir())
+    assert names == sorted([*made.files, "manifest.json"])
     assert all(path.stat().st_mode & 0o222 == 0 for path in directory.iterdir())
-    assert s3_store.storage.list_files("models/m") == ["aliases.json", *sorted(f"v1/{n}" for n in os.listdir(directory))]
+    assert s3_store.storage.list_files("models/m") == [
+        "aliases.json",
+        *(f"v1/{name}" for name in names),
+    ]
 
 
 def test_a_corrupt_object_is_named_and_never_handed_out(s3_store, publish, settings):

@@ -1,0 +1,52 @@
+from ray.serve.schema import Target, TargetGroup
+
+from serve_apps.gateway.serve_directory import ServeReplicaDirectory, build_table
+
+
+def group(prefix, *targets, protocol="HTTP"):
+    return TargetGroup(targets=list(targets), route_prefix=prefix, protocol=protocol, app_name="app")
+
+
+def replica(name, ip="10.0.0.7", port=30001):
+    return Target(ip=ip, port=port, instance_id="", name=f"SERVE_REPLICA::{name}")
+
+
+PROXY = Target(ip="10.0.0.7", port=8000, instance_id="", name="SERVE_PROXY_ACTOR-abc")
+
+
+def test_replicas_are_found_below_their_versions_prefix():
+    table = build_table(
+        [group("/", PROXY), group("/_versions/m/v1", replica("a"), replica("b", port=30002))], own_ip=""
+    )
+    assert [r.base_url for r in table["m"]["v1"]] == [
+        "http://10.0.0.7:30001/_versions/m/v1",
+        "http://10.0.0.7:30002/_versions/m/v1",
+    ]
+
+
+def test_a_replica_of_this_host_is_called_on_loopback():
+    table = build_table(
+        [group("/_versions/m/v1", replica("a"), replica("b", ip="10.0.0.8"))], own_ip="10.0.0.7"
+    )
+    assert [r.base_url.split("/")[2] for r in table["m"]["v1"]] == ["127.0.0.1:30001", "10.0.0.8:30001"]
+
+
+def test_a_proxy_in_the_place_of_replicas_is_no_replica():
+    table = build_table([group("/_versions/m/v1", PROXY)], own_ip="")
+    assert table == {"m": {"v1": ()}}
+
+
+def test_grpc_and_foreign_applications_are_left_out():
+    groups = [group("/_versions/m/v1", replica("a"), protocol="gRPC"), group("/other", replica("b"))]
+    assert build_table(groups, own_ip="") == {}
+
+
+def test_an_update_replaces_what_was_known():
+    directory = ServeReplicaDirectory()
+    assert not directory.ready()
+    directory.update([group("/_versions/m/v1", replica("a")), group("/_versions/m/v2", replica("b"))])
+    assert directory.versions("m") == ["v1", "v2"]
+    directory.update([group("/_versions/m/v2", replica("b"))])
+    assert directory.ready()
+    assert directory.versions("m") == ["v2"]
+    assert directory.replicas("m", "v1") == ()

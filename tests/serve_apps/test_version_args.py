@@ -1,0 +1,59 @@
+import pytest
+
+from cluster.config import validate
+from cluster.errors import ConfigError, UsageError
+from serve_apps.engine_deployment import llm_config_fields
+from serve_apps.version_args import VersionArgs, route_prefix
+
+
+def test_a_misspelt_key_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"engine_kwarg.*Did you mean `engine_kwargs`"):
+        validate({"version": "m:v1", "engine_kwarg": {}}, VersionArgs, source="args")
+
+
+@pytest.mark.parametrize("version", ["m", "m@stable", "m:", "../m:v1"])
+def test_only_an_exact_version_is_served(version):
+    with pytest.raises(UsageError):
+        validate({"version": version}, VersionArgs, source="args")
+
+
+def test_the_store_alone_decides_what_is_loaded():
+    with pytest.raises(ConfigError, match="model store"):
+        validate({"version": "m:v1", "engine_kwargs": {"model": "elsewhere"}}, VersionArgs, source="args")
+
+
+def test_a_cpu_replica_computes_in_float32_unless_told_otherwise():
+    assert llm_config_fields(VersionArgs(version="m:v1"))["engine_kwargs"]["dtype"] == "float32"
+    told = VersionArgs(version="m:v1", engine_kwargs={"dtype": "bfloat16", "max_model_len": 64})
+    assert llm_config_fields(told)["engine_kwargs"] == {"dtype": "bfloat16", "max_model_len": 64}
+
+
+@pytest.mark.parametrize(
+    "hardware",
+    [
+        {"accelerator_type": "H100"},
+        {"placement_group_config": {"bundles": [{"CPU": 1, "GPU": 1}]}},
+        {"placement_group_config": {"bundle_per_worker": {"GPU": 1}}},
+    ],
+)
+def test_a_gpu_replica_gets_no_cpu_defaults(hardware):
+    fields = llm_config_fields(VersionArgs(version="m:v1", **hardware))
+    assert fields["engine_kwargs"] == {}
+    assert "VLLM_CPU_KVCACHE_SPACE" not in fields["runtime_env"]["env_vars"]
+
+
+def test_no_hub_is_reached_and_given_variables_stay():
+    args = VersionArgs(version="m:v1", runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": "4"}})
+    variables = llm_config_fields(args)["runtime_env"]["env_vars"]
+    assert variables == {"VLLM_CPU_KVCACHE_SPACE": "4", "HF_HUB_OFFLINE": "1"}
+
+
+def test_replicas_or_autoscaling_pass_as_they_stand():
+    scaling = {"autoscaling_config": {"min_replicas": 1, "max_replicas": 3}}
+    fields = llm_config_fields(VersionArgs(version="m:v1", deployment_config=scaling))
+    assert fields["deployment_config"]["autoscaling_config"] == scaling["autoscaling_config"]
+    assert "num_replicas" not in fields["deployment_config"]
+
+
+def test_route_prefix_names_model_and_version():
+    assert route_prefix(VersionArgs(version="smollm2:v3").ref) == "/_versions/smollm2/v3"
