@@ -183,7 +183,8 @@ def _start(
     auth_mode = os.environ.get("RAY_AUTH_MODE", "token")
     if auth_mode == "token":
         _ensure_token()
-    command = _ray_command(num_cpus, gcs_port, dashboard_port, temp_dir)
+    agent_port = _free_port()
+    command = _ray_command(num_cpus, gcs_port, dashboard_port, agent_port, temp_dir)
     with log_file.open("wb") as log:
         guard = subprocess.Popen(
             [sys.executable, "-m", "cluster.guard", temp_dir, *command],
@@ -192,7 +193,6 @@ def _start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env=_environment(settings, auth_mode, temp_dir),
-            cwd=settings.home,
         )
     _guards.append(guard)
     info = ClusterInfo(
@@ -208,20 +208,33 @@ def _start(
     )
     _write_info(settings.home, info)
     try:
-        _wait_until_up(guard, info)
+        _wait_until_up(guard, info, agent_port)
     except BaseException:
         down(settings)
         raise
     return info
 
 
-def _ray_command(num_cpus: float, gcs_port: int, dashboard_port: int, temp_dir: str) -> list[str]:
+def _ray_command(
+    num_cpus: float, gcs_port: int, dashboard_port: int, agent_port: int, temp_dir: str
+) -> list[str]:
+    """Every port that Ray would fix is given, so that clusters on one machine do not collide."""
     return [
-        str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats",
-        f"--node-ip-address={HOST}", f"--port={gcs_port}", f"--num-cpus={num_cpus:g}",
-        "--include-dashboard=true", f"--dashboard-host={HOST}", f"--dashboard-port={dashboard_port}",
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        f"--node-ip-address={HOST}",
+        f"--port={gcs_port}",
+        f"--num-cpus={num_cpus:g}",
+        "--include-dashboard=true",
+        f"--dashboard-host={HOST}",
+        f"--dashboard-port={dashboard_port}",
+        f"--dashboard-agent-listen-port={agent_port}",
+        f"--ray-client-server-port={_free_port()}",
         f"--temp-dir={temp_dir}",
-    ]  # fmt: skip
+    ]
 
 
 def _scratch(temp_dir: str) -> dict[str, str]:
@@ -260,7 +273,7 @@ def _environment(settings: Settings, auth_mode: str, temp_dir: str) -> dict[str,
     return chosen
 
 
-def _wait_until_up(guard: subprocess.Popen[bytes], info: ClusterInfo) -> None:
+def _wait_until_up(guard: subprocess.Popen[bytes], info: ClusterInfo, agent_port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if guard.poll() is not None:
@@ -268,7 +281,8 @@ def _wait_until_up(guard: subprocess.Popen[bytes], info: ClusterInfo) -> None:
                 f"Ray ended while starting: {_last_line(info.log_file)}",
                 code="cluster.start_failed", hint=f"The whole log is in {info.log_file}.",
             )  # fmt: skip
-        if _STARTED in Path(info.log_file).read_text(errors="replace") and _answers(info.dashboard_url):
+        started = _STARTED in Path(info.log_file).read_text(errors="replace")
+        if started and _answers(info.dashboard_url) and _listens(agent_port):
             return
         time.sleep(0.1)
     raise TimedOutError(
@@ -285,6 +299,18 @@ def _answers(dashboard_url: str) -> bool:
         return error.code in (401, 403)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return any(probe.connect_ex((host, port)) == 0 for host in (HOST, socket.gethostname()))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def _last_line(path: str) -> str:

@@ -5,6 +5,8 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from cluster import runtime
 from cluster.config import Settings
@@ -12,6 +14,10 @@ from cluster.runtime import ClusterInfo
 from tests.support.endpoint import Endpoint, publish_tiny_versions
 
 CPUS = 8.0
+
+# A busy machine is slow, which says nothing about the code.
+hypothesis_settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("steady")
 
 
 def free_port() -> int:

@@ -34,7 +34,7 @@ def run_command(
     settings = Settings.load(root)
     spec = load_spec(file, overrides or [], settings)
     todo = driver.plan(spec, settings)
-    if not output.confirm(_plan_lines(todo), yes=yes or todo.is_done, dry_run=dry_run):
+    if not todo.is_done and not output.confirm(_plan_lines(todo), yes=yes, dry_run=dry_run):
         output.emit_mutation(
             target=f"run/{spec.run}",
             applied=False,

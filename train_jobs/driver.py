@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import traceback
 import uuid
@@ -114,7 +115,13 @@ def train(spec: TrainSpec, settings: Settings, *, stream: TextIO | None = None) 
             spec_sha256=todo.spec.sha256,
             total_steps=spec.max_steps,
         )
-    with _told_to_stop(), _driver_log(files) as log, _recorded(database, files, log):
+    with (
+        _told_to_stop(),
+        _driver_log(files) as log,
+        _recorded(database, files, log),
+        # Ray prints the raylet's complaints to stdout, which is for results.
+        contextlib.redirect_stdout(log or sys.stderr),
+    ):
         files.storage.write_atomic(files.spec, todo.spec.to_yaml().encode())
         if not todo.is_done:
             _Drive(todo, settings, files, database, launch, Reporter(stream, log)).carry_out()
@@ -154,13 +161,14 @@ class _Drive:
 
     def _train(self) -> None:
         from train_jobs import fit
+        from train_jobs.worker import WorkerJob
 
         todo, spec = self.todo, self.todo.spec
         self.reporter.say(f"{spec.run}: encoding {spec.data.train}")
         dataset, dropped = self._encoded()
         for reason, count in dropped.items():
             self.reporter.say(f"dropped {count} rows: {reason}")
-        job = fit.WorkerJob(
+        job = WorkerJob(
             spec=spec, settings=self.settings, base=todo.base, launch=self.launch, dataset=dataset
         )
         try:
@@ -209,7 +217,7 @@ def _publishing_cpus(spec: TrainSpec) -> float:
     """What the workers had, as far as one node can give it."""
     import ray
 
-    largest = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
+    largest: float = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
     return min(float(spec.num_workers * spec.threads_per_worker), largest)
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from cluster.errors import ConfigError
+from train_jobs.quiet import no_progress_bars
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "manifest.json")
 
@@ -27,7 +28,8 @@ def merge(base_dir: Path, adapter_dir: Path, target: Path, *, dtype: str) -> Non
             code="train.merge_dtype",
             hint="Publish the adapter alone (`publish.merge=false`, no `publish.version`).",
         )
-    base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32, local_files_only=True)
-    merged = PeftModel.from_pretrained(base, adapter_dir, torch_device="cpu").merge_and_unload()
-    merged.to(stored).save_pretrained(target)
+    with no_progress_bars():
+        base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32, local_files_only=True)
+        merged = PeftModel.from_pretrained(base, adapter_dir, torch_device="cpu").merge_and_unload()
+        merged.to(stored).save_pretrained(target)
     shutil.copytree(base_dir, target, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from cluster.errors import ConfigError
 from train_jobs.data.rendering import IGNORED
 from train_jobs.dataset import PackedDataset
+from train_jobs.quiet import no_progress_bars
 from train_jobs.spec import PeftSpec
 
 
@@ -29,10 +30,9 @@ class Batch:
 def load_base(directory: Path) -> Any:
     """The causal model of a Hugging Face directory, in float32 on the CPU."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+    with no_progress_bars():
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
     model.config.use_cache = False
     return model
 

@@ -46,7 +46,7 @@ class PeftSpec(StrictModel):
     """LoRA, as `peft.LoraConfig` names it."""
 
     r: Positive = 16
-    lora_alpha: Annotated[float, Field(gt=0)] = 32
+    lora_alpha: Positive = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
 

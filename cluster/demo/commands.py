@@ -96,6 +96,17 @@ class Child:
         """`output` of a command that prints one JSON object, read."""
         return _json_object(self.output()) or {}
 
+    def findings(self) -> dict[str, Any]:
+        """The JSON object of a command whose exit code is a part of its answer, such as `doctor`.
+
+        Raises the error that it told instead.
+        """
+        code, text = self.finish()
+        value = _json_object(text)
+        if value is None or "error" in value:
+            raise _failure(self.arguments, code, text, self._said)
+        return value
+
     def stop(self) -> None:
         """End it as Ctrl-C would, and by force when it takes too long."""
         if self.running:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LOOK_S = 0.1
 
 
 @dataclass
@@ -62,3 +66,26 @@ def ignored() -> Iterator[None]:
     finally:
         _pending.arrived = False
         _pending.holding -= 1
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` that an interruption cancels from the outside.
+
+    Raised inside of it, KeyboardInterrupt would end whichever task is at work and leave the loop to
+    complain about it.
+    """
+    with held():
+        try:
+            return asyncio.run(_watched(work))
+        except asyncio.CancelledError:
+            _pending.arrived = False
+            raise KeyboardInterrupt from None
+
+
+async def _watched(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.ensure_future(work)
+    while not task.done() and not _pending.arrived:
+        await asyncio.wait([task], timeout=_LOOK_S)
+    if not task.done():
+        task.cancel()
+    return await task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -44,17 +45,18 @@ def loss_figure(points: Sequence[LossPoint], train: TrainFigures) -> Figure:
 
 def split_figure(answers: Sequence[Answer], marks: Sequence[Mark], base: str, tuned: str) -> Figure:
     """The share of each version among the requests of each moment, with the rollout's commands."""
-    figure, axes = _new()
+    figure, axes = _new(height=3.6)
     asked = [answer for answer in answers if answer.version and not answer.question.pin]
     begin, end = min(a.answered for a in asked), max(a.answered for a in asked)
     width = max(1.0, (end - begin) / _BINS)
     bins = figures.shares(asked, width)
-    times = [max(0.0, at - begin) for at, _ in bins]
-    share = [100 * found.get(tuned, 0.0) for _, found in bins]
+    times = [*(max(0.0, at - begin) for at, _ in bins), end - begin]
+    share = [100 * found.get(tuned, 0.0) for _, found in (*bins, bins[-1])]
     axes.fill_between(times, share, 100, step="post", color=BASE, alpha=0.55, linewidth=0, label=base)
     axes.fill_between(times, 0, share, step="post", color=TUNED, alpha=0.9, linewidth=0, label=tuned)
     for mark in marks:
         axes.axvline(mark.at - begin, color=_INK, linewidth=1)
+    for mark in joined(marks, nearer_s=(end - begin) / 12):
         axes.annotate(
             mark.name, (mark.at - begin, 101), annotation_clip=False, rotation=40, fontsize=8, color=_INK,
             xytext=(0, 2), textcoords="offset points",
@@ -63,6 +65,17 @@ def split_figure(answers: Sequence[Answer], marks: Sequence[Mark], base: str, tu
     axes.set_xlim(0, max(times[-1], 1.0))
     _legend(axes)
     return figure
+
+
+def joined(marks: Sequence[Mark], nearer_s: float) -> list[Mark]:
+    """Marks in order of time, those too near to their forerunner told together with it."""
+    found: list[Mark] = []
+    for mark in sorted(marks, key=lambda mark: mark.at):
+        if found and mark.at - found[-1].at < nearer_s:
+            found[-1] = Mark(name=f"{found[-1].name}, {mark.name}", at=found[-1].at)
+        else:
+            found.append(mark)
+    return found
 
 
 def accuracy_figure(values: dict[str, float], asked_for: float) -> Figure:
@@ -88,14 +101,9 @@ def svg(figure: Figure, name: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Groups of every figure bear the same names, which nothing refers to.
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
     return re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a picture of its own, on white."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, facecolor="white")
-    return buffer.getvalue()
 
 
 def _new(height: float = 3.2) -> tuple[Figure, Axes]:
@@ -114,4 +122,5 @@ def _new(height: float = 3.2) -> tuple[Figure, Axes]:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, -0.02), frameon=False, labelcolor=_INK, fontsize=9)
+    style: dict[str, Any] = {"frameon": False, "labelcolor": _INK, "fontsize": 9, "borderaxespad": 0.2}
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, **style)

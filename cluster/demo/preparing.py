@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from cluster.errors import EnvironmentSetupError
 
 def examine_machine(demo: Demo) -> None:
     """Raises EnvironmentSetupError `demo.doctor` with what is wrong and the mend."""
-    _, text = demo.commands.start_linnet("doctor").finish()
-    checks: list[dict[str, str]] = json.loads(text)["data"]
+    checks = demo.commands.start_linnet("doctor").findings()["data"]
     failed = [check for check in checks if check["status"] == "fail"]
     for check in checks:
         if check["status"] == "warn":

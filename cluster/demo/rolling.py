@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.demo import figures
+from cluster.demo import figures, interruptions
 from cluster.demo.client import MODEL, Answer, Question, ask_all
 from cluster.demo.figures import Mark
 from cluster.demo.state import Demo
@@ -18,7 +17,7 @@ from cluster.errors import LinnetError
 from cluster.traffic import TrafficPolicy, route
 
 WEIGHT = 10
-SPLIT_KEYS = 400
+SPLIT_KEYS = 320
 SNIPPETS = 200
 CONCURRENCY = 8
 _CHECK_KEYS = 24
@@ -144,7 +143,7 @@ def _move(demo: Demo, verb: str, *arguments: str) -> None:
 
 
 def _ask(demo: Demo, questions: Sequence[Question]) -> list[Answer]:
-    answers = asyncio.run(ask_all(demo.serve_url, questions, CONCURRENCY))
+    answers = interruptions.run(ask_all(demo.serve_url, questions, CONCURRENCY))
     demo.measured.extend(answers)
     return answers
 

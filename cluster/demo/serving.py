@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 import urllib.error
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from cluster.demo import interruptions
 from cluster.demo.client import MODEL, BackgroundClient, Question, ask_all
 from cluster.demo.commands import CHECKOUT
 from cluster.demo.endpoint_file import application_name, endpoint_yaml
@@ -113,7 +113,7 @@ def _wait_until_serving(demo: Demo, label: str, since: float) -> None:
     looked = time.monotonic()
     with demo.teller.moving(f"{MODEL}:{label} is being loaded and proven") as move:
         while True:
-            answer = asyncio.run(ask_all(demo.serve_url, [question], 1))[0]
+            answer = interruptions.run(ask_all(demo.serve_url, [question], 1))[0]
             if not answer.error:
                 return
             waited = time.time() - since

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,8 +37,8 @@ class Demo:
     guard_pid: int = field(init=False)
     serve_url: str = field(init=False)
 
-    base: str = field(init=False)
-    tuned: str = field(init=False)
+    base: str = ""
+    tuned: str = ""
     stable: str | None = None
     rollout_active: bool = False
     data: Path = field(init=False)
@@ -76,11 +75,17 @@ class Demo:
         found = runtime.current(self.settings)
         return self.cluster_begun and found is not None and found.guard_pid != self.foreign_guard
 
-    def tidy(self) -> None:
-        """End the client, the commands and the cluster that the demo started, and nothing else."""
+    def tidy(self) -> str:
+        """End the client, the commands and the cluster that the demo started, and nothing else.
+
+        Returns why the cluster could not be ended, or an empty string.
+        """
         if self.client is not None:
             self.client.stop(_DROP_AFTER_S)
         self.commands.stop_all()
-        if self.owns_cluster():
-            with contextlib.suppress(LinnetError):
+        try:
+            if self.owns_cluster():
                 self.commands.linnet("down")
+        except LinnetError as error:
+            return error.message
+        return ""

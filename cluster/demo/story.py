@@ -78,17 +78,21 @@ def conclude(demo: Demo) -> int:
 
 
 def what_is_left(demo: Demo) -> str:
-    """A sentence on what an unfinished demo leaves in the store and in the home."""
+    """A sentence on what an unfinished demo leaves in the store and in the home; empty for nothing."""
+    if not demo.base:
+        return ""
     kept = [f"versions of {MODEL} in the store ({demo.settings.root})"]
     if demo.run:
         kept.append(f"the run {demo.run}")
-    return f"Nothing that the demo started runs now. Kept, as far as finished: {', '.join(kept)}."
+    return f"Kept, as far as finished: {', '.join(kept)}."
 
 
 def _end(demo: Demo, *, finished: bool) -> None:
-    demo.tidy()
-    if not finished:
-        demo.teller.say(what_is_left(demo))
+    trouble = demo.tidy()
+    if trouble:
+        demo.teller.say(f"The cluster could not be stopped: {trouble} `linnet down` tries again.")
+    if not finished and (left := what_is_left(demo)):
+        demo.teller.say(left)
 
 
 def _carry_out(demo: Demo, step: Step, number: int, of: int) -> None:

@@ -32,7 +32,8 @@ def train_with_a_kill(demo: Demo) -> None:
     demo.training = demo.commands.start_linnet("train", "run", SPEC, *_overrides(demo), "--yes", quiet=True)
     _follow(demo, lambda points: is_time_to_kill(points, KILL_AFTER_STEP, SAVE_STEPS))
     _kill_a_worker(demo)
-    _follow(demo, lambda points: points[-1].step > demo.killed_after_step)
+    _follow(demo, has_recovered)
+    demo.killed_after_step = max(point.step for point in demo.losses if point.at <= demo.kills[0].at)
     new = demo.losses[-1]
     demo.teller.say(
         f"{new.at - demo.kills[0].at:.1f} s after the kill step {new.step} was new (attempt {new.attempt})"
@@ -81,6 +82,13 @@ def figures(demo: Demo, told: dict[str, Any]) -> TrainFigures:
 def is_time_to_kill(points: Sequence[LossPoint], after_step: int, save_steps: int) -> bool:
     """Whether there is a checkpoint to go back to, and work since then that will be lost."""
     return points[-1].step >= after_step and points[-1].step % save_steps != 0
+
+
+def has_recovered(points: Sequence[LossPoint]) -> bool:
+    """Whether an attempt after the first has trained a step that none before it had."""
+    newest = points[-1]
+    before = [point.step for point in points if point.attempt < newest.attempt]
+    return bool(before) and newest.step > max(before)
 
 
 def read_losses(storage: Storage, run: str) -> list[LossPoint]:

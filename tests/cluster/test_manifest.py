@@ -2,7 +2,7 @@ import string
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -71,7 +71,7 @@ CONTENT = st.dictionaries(
 
 
 @given(content=CONTENT, data=st.data())
-@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
+@hypothesis_settings(max_examples=50)
 def test_any_changed_bit_is_found_in_the_file_that_has_it(tmp_path_factory, content, data):
     storage = Storage(str(tmp_path_factory.mktemp("root")))
     for name, raw in content.items():

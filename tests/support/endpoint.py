@@ -29,18 +29,22 @@ BIN = Path(sys.executable).parent
 SERVING_TIMEOUT_S = 300.0
 
 
-def publish_tiny_versions(settings: Settings, scratch: Path, labels: Sequence[str]) -> None:
+def publish_tiny_versions(
+    settings: Settings, scratch: Path, labels: Sequence[str], *, model: str = MODEL
+) -> None:
     """Publish random models, each with other weights and with golden answers of its own."""
     store = ModelStore.open(settings)
     for seed, label in enumerate(labels, start=1):
         source = make_tiny_model(scratch / label, seed=seed)
-        publish(store, source, label, golden.compute(source))
+        publish(store, source, label, golden.compute(source), model=model)
 
 
-def publish(store: ModelStore, source: Path, label: str, answers: Golden | None) -> None:
+def publish(
+    store: ModelStore, source: Path, label: str, answers: Golden | None, *, model: str = MODEL
+) -> None:
     store.publish(
         source,
-        VersionRef(model=MODEL, version=label),
+        VersionRef(model=model, version=label),
         kind=VersionKind.BASE,
         source_label="tests",
         golden=answers,

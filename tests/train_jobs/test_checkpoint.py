@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import StorageError
 from cluster.storage import Storage
+from tests.support.s3 import s3_root
 from train_jobs import checkpoint
 from train_jobs.run_files import RunFiles
 
@@ -163,3 +164,19 @@ def test_checkpoints_of_another_run_are_not_taken(files, settings):
     found = checkpoint.discover(other)
     assert found.newest is None
     assert "`run-1`" in found.skipped[0]
+
+
+def test_on_an_object_store_the_manifest_alone_makes_a_checkpoint_exist(monkeypatch):
+    with s3_root(monkeypatch) as url:
+        files = RunFiles(Storage(url), "run-1")
+        commit(files, 5)
+        commit(files, 10)
+        files.storage.delete_file(f"{files.checkpoints}/step_10/manifest.json")
+        found = checkpoint.discover(files)
+        assert found.newest.manifest.step == 5
+        assert "step_10" in found.skipped[0]
+        assert checkpoint.read(files.storage, found.newest) == CONTENTS
+        checkpoint.sweep(files)
+        commit(files, 15)
+        assert checkpoint.prune(files, keep=1) == [5]
+        assert files.storage.list_dirs(files.checkpoints) == ["step_15"]

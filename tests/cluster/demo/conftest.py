@@ -56,7 +56,9 @@ def serving(store: ModelStore) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def two_versions(store: ModelStore, publish: Callable[..., object], serving: Callable[[str], None]) -> ModelStore:
+def two_versions(
+    store: ModelStore, publish: Callable[..., object], serving: Callable[[str], None]
+) -> ModelStore:
     for version in ("v1", "v2"):
         publish(store, f"{MODEL}:{version}")
         serving(version)

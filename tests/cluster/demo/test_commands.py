@@ -57,7 +57,10 @@ def test_passes_a_commands_error_on_with_its_kind_code_and_hint(commands: Comman
 
 
 def test_a_command_without_the_error_form_is_told_by_its_last_line(commands: Commands, script):
-    name = script("broken", "import sys; print('half', file=sys.stderr); print('disk on fire', file=sys.stderr); sys.exit(7)")
+    name = script(
+        "broken",
+        "import sys; print('half', file=sys.stderr); print('disk on fire', file=sys.stderr); sys.exit(7)",
+    )
     with pytest.raises(LinnetError, match="ended with 7: disk on fire") as caught:
         commands._start([name, "it"], print).output()
     assert caught.value.code == "demo.command_failed"

@@ -33,7 +33,9 @@ class SplitGateway:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         prompt = body["messages"][-1]["content"]
-        self.seen.append({"prompt": prompt, **{name.lower(): value for name, value in request.headers.items()}})
+        self.seen.append(
+            {"prompt": prompt, **{name.lower(): value for name, value in request.headers.items()}}
+        )
         version = request.headers.get("x-linnet-version") or self._split(request.headers["x-linnet-key"])
         if prompt == "fail":
             return web.json_response({"error": {"message": "no replica"}}, status=503)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import ConflictError
@@ -33,7 +33,7 @@ def told(database: Database) -> list[dict]:
 
 
 @given(moves=st.lists(st.tuples(st.sampled_from(["a", "b"]), VERSIONS, VERSIONS), max_size=12))
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 def test_moves_behave_like_a_dictionary_with_compare_and_swap(tmp_path_factory, moves):
     database = open_database(f"sqlite:///{tmp_path_factory.mktemp('state')}/state.db")
     model: dict[str, str | None] = {}

@@ -1,0 +1,309 @@
+"""What the documentation says is checked against the code: commands, files, tables, links."""
+
+import ast
+import enum
+import importlib
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import typer
+import yaml
+
+from cluster import extensions, runtime
+from cluster.cli.main import SUMMARIES
+from cluster.config import Settings, StrictModel, validate
+from cluster.errors import ExitCode
+from cluster.refs import parse_version_ref
+from serve_apps.gateway.config import GatewayConfig
+from serve_apps.gateway.metrics import GatewayMetrics
+from serve_apps.rollout.states import Phase, Reason
+from serve_apps.version_args import VersionArgs, route_prefix
+from tests.support.markdown import CHECKOUT, Block, anchors, blocks, code, links, pages, tables
+from train_jobs.data.formats import NEEDED_COLUMNS
+from train_jobs.spec import TrainSpec, load_spec
+
+DOCS = CHECKOUT / "docs"
+SHELL = blocks("shell")
+
+
+def linnet_lines(block: Block) -> list[str]:
+    joined = block.text.replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.startswith("linnet ")]
+
+
+def parse(line: str) -> None:
+    """Parse a command line as `linnet` would, without running it."""
+    _, noun, *arguments = shlex.split(line, comments=True)
+    command = typer.main.get_command(extensions.load(extensions.NOUNS, noun))
+    context = command.make_context(f"linnet {noun}", list(arguments))
+    if hasattr(command, "commands") and context.args + context._protected_args:
+        rest = [*context._protected_args, *context.args]
+        name, verb, remaining = command.resolve_command(context, rest)
+        verb.make_context(name, remaining, parent=context)
+
+
+@pytest.mark.parametrize("line", [line for block in SHELL for line in linnet_lines(block)])
+def test_each_linnet_command_parses(line):
+    parse(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "linnet models lst",
+        "linnet train run FILE --epochs 3",
+        "linnet rollout start smollm2:v2",
+        "linnet shop",
+    ],
+)
+def test_a_wrong_command_would_not_parse(line):
+    with pytest.raises(Exception, match=r"lst|epochs|weight|shop"):
+        parse(line)
+
+
+def test_commands_within_sentences_name_nouns_and_verbs_that_exist():
+    spans = {span for page in pages() for span in re.findall(r"`(linnet [a-z][^`]*)`", page.read_text())}
+    for span in spans:
+        noun, *rest = span.split()[1:]
+        command = typer.main.get_command(extensions.load(extensions.NOUNS, noun))
+        verb = next(iter(rest), "")
+        assert not re.fullmatch(r"[a-z-]+", verb) or verb in command.commands, span
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_shell_blocks_are_shell_and_make_what_the_makefile_has(block):
+    done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    targets = re.findall(r"^make ([a-z-]+)", block.text, re.MULTILINE)
+    assert set(targets) <= set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_python_blocks_compile(block):
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_relative_links_and_named_files_are_there(page):
+    for link in links(page):
+        target, _, anchor = link.partition("#")
+        if "://" in target:
+            continue
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), link
+        assert not anchor or anchor in anchors(file), link
+    named = re.findall(r"(?:cluster|serve_apps|train_jobs|tests)/[\w./-]+\.(?:py|yaml)", page.read_text())
+    assert [name for name in named if not (CHECKOUT / name).exists()] == []
+
+
+def test_the_readme_begins_with_a_sentence_a_picture_and_the_two_commands():
+    first_screen = (CHECKOUT / "README.md").read_text().splitlines()[:14]
+    assert [line.split()[1] for line in first_screen if line.startswith("make ")] == ["demo", "test"]
+    assert any(line.startswith("![") for line in first_screen)
+
+
+def test_the_picture_stands_alone_and_has_colours_for_a_dark_page():
+    text = (DOCS / "linnet.svg").read_text()
+    ElementTree.fromstring(text)
+    assert "prefers-color-scheme: dark" in text
+    assert re.findall(r"(?:href|src)=|https?://(?!www\.w3\.org/2000/svg)", text) == []
+
+
+def serve_trees() -> list[tuple[str, dict]]:
+    shown = [(str(block), yaml.safe_load(block.text)) for block in blocks("yaml")]
+    shipped = [
+        (file.name, yaml.safe_load(file.read_text())) for file in (CHECKOUT / "serve_apps").glob("*.yaml")
+    ]
+    return [(name, tree) for name, tree in [*shown, *shipped] if "applications" in tree]
+
+
+@pytest.mark.parametrize(("name", "tree"), serve_trees())
+def test_serve_yaml_fits_ray_and_us(name, tree):
+    from ray.serve.schema import DeploymentSchema, ServeDeploySchema
+
+    ServeDeploySchema.model_validate(tree)
+    assert tree.keys() <= ServeDeploySchema.model_fields.keys()
+    for application in tree["applications"]:
+        module, _, builder = application["import_path"].partition(":")
+        assert (module, builder) in {("serve_apps.app", "gateway"), ("serve_apps.app", "version")}
+        if builder == "gateway":
+            validate(application["args"], GatewayConfig, source=name)
+            continue
+        args = validate(application["args"], VersionArgs, source=name)
+        assert application["route_prefix"] == route_prefix(parse_version_ref(args.version))
+        DeploymentSchema.model_validate({"name": "version", **args.deployment_config})
+        assert args.deployment_config.keys() <= DeploymentSchema.model_fields.keys()
+
+
+def test_training_yaml_fits_the_spec(tmp_path, monkeypatch):
+    monkeypatch.setenv("LINNET_HOME", str(tmp_path))
+    shown = [block for block in blocks("yaml") if block.text.startswith("run:")]
+    assert shown
+    for block in shown:
+        validate(yaml.safe_load(block.text), TrainSpec, source=str(block))
+    for file in (CHECKOUT / "train_jobs").glob("*.yaml"):
+        load_spec(file)
+
+
+def test_every_yaml_block_is_checked_by_one_of_the_two_tests_above():
+    checked = [
+        b for b in blocks("yaml") if b.text.startswith("run:") or "applications" in yaml.safe_load(b.text)
+    ]
+    assert checked == blocks("yaml")
+
+
+def field_tables() -> list[tuple[str, list[list[str]]]]:
+    return [table for page in sorted(DOCS.glob("*.md")) for table in tables(page, "fields")]
+
+
+def model_of(path: str) -> type[StrictModel]:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def plain(value):
+    """A default as YAML would show it."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize(("path", "rows"), field_tables(), ids=[path for path, _ in field_tables()])
+def test_tables_of_keys_list_the_models_fields_with_their_defaults(path, rows):
+    fields = model_of(path).model_fields
+    assert [code(row[0])[0] for row in rows] == list(fields)
+    for key, default, _ in rows:
+        field = fields[code(key)[0]]
+        if default == "required":
+            assert field.is_required(), key
+        elif code(default):
+            assert yaml.safe_load(code(default)[0]) == plain(field.get_default(call_default_factory=True)), (
+                key
+            )
+        else:
+            assert not field.is_required(), key
+
+
+def test_every_key_that_people_write_has_its_table():
+    models = {path for path, _ in field_tables()}
+    spec = "train_jobs.spec"
+    assert models == {
+        *(f"{spec}:{name}" for name in ("TrainSpec", "DataSpec", "PeftSpec", "FailuresSpec", "PublishSpec")),
+        "serve_apps.version_args:VersionArgs",
+        "serve_apps.gateway.config:GatewayConfig",
+        "cluster.manifest:VersionManifest",
+    }
+
+
+def only_table(page: str, marker: str) -> list[list[str]]:
+    [(_, rows)] = tables(DOCS / page, marker)
+    return rows
+
+
+def test_the_table_of_nouns_is_what_the_command_has():
+    listed = {code(noun)[0]: code(verbs) for noun, verbs in only_table("cli.md", "nouns")}
+    assert list(listed) == list(SUMMARIES)
+    for noun, verbs in listed.items():
+        command = typer.main.get_command(extensions.load(extensions.NOUNS, noun))
+        assert verbs == list(getattr(command, "commands", {}))
+
+
+def test_the_table_of_exit_codes_is_complete():
+    listed = [(int(number), code(name)[0]) for number, name, _ in only_table("cli.md", "exit-codes")]
+    assert listed == [(int(member), member.name) for member in ExitCode]
+
+
+def test_the_table_of_settings_names_what_the_settings_read(monkeypatch, tmp_path):
+    names = [code(row[0])[0] for row in only_table("cli.md", "settings")]
+    for name in names:
+        monkeypatch.setenv(name, str(tmp_path / name))
+    settings = Settings.load()
+    assert [str(value) for value in settings.model_dump().values()] == [
+        str(tmp_path / name) for name in names
+    ]
+
+
+def test_the_table_of_gateway_errors_is_complete():
+    listed = {(status, code(name)[0]) for status, name, _ in only_table("serving.md", "gateway-errors")}
+    source = ast.parse((CHECKOUT / "serve_apps" / "gateway" / "openai_errors.py").read_text())
+    calls = [
+        node
+        for node in ast.walk(source)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Refusal"
+    ]
+    made = {(call.args[0], ast.literal_eval(call.args[3])) for call in calls}
+    statuses = {(str(s.value) if isinstance(s, ast.Constant) else "as it came", name) for s, name in made}
+    assert listed == statuses
+
+
+def test_the_table_of_metrics_is_complete():
+    listed = {
+        (code(name)[0].removesuffix("_total"), kind, tuple(labels.split(", ")))
+        for name, kind, labels, _ in only_table("serving.md", "gateway-metrics")
+    }
+    collectors = GatewayMetrics().registry._collector_to_names
+    assert listed == {(c._name, c._type, tuple(c._labelnames)) for c in collectors}
+
+
+def test_the_table_of_phases_is_complete():
+    rows = only_table("rollouts.md", "phases")
+    assert {code(row[0])[0] for row in rows} == {phase.value for phase in Phase}
+    assert sorted(reason for row in rows for reason in code(row[1])) == sorted(r.value for r in Reason)
+
+
+def test_the_table_of_formats_is_complete():
+    rows = only_table("training.md", "formats")
+    assert [code(row[0])[0] for row in rows] == [found.value for found in NEEDED_COLUMNS]
+    for row, needed in zip(rows, NEEDED_COLUMNS.values(), strict=True):
+        assert set(needed) <= set(code(row[1]))
+
+
+@pytest.fixture(scope="module")
+def cluster_yaml() -> dict:
+    return yaml.safe_load((CHECKOUT / "cluster.yaml").read_text())
+
+
+def test_cluster_yaml_fits_what_ray_up_takes(cluster_yaml):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(cluster_yaml)
+    validate_config(prepared)
+    workers = prepared["available_node_types"]["local.cluster.node"]
+    assert workers["min_workers"] == workers["max_workers"] == len(cluster_yaml["provider"]["worker_ips"])
+    with pytest.raises(Exception, match="worker_setup_comands"):
+        validate_config({**prepared, "worker_setup_comands": []})
+
+
+def test_cluster_yaml_gives_every_ray_process_what_the_endpoint_needs(cluster_yaml, tmp_path):
+    environment = environment_after(cluster_yaml["setup_commands"][0], tmp_path)
+    assert runtime.SERVE_ENVIRONMENT.items() <= environment.items()
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["LINNET_STATE_URL"].startswith("postgresql")
+    assert environment["LINNET_ROOT"] == "/mnt/linnet"
+    starts = [cluster_yaml["head_start_ray_commands"][-1], cluster_yaml["worker_start_ray_commands"][-1]]
+    assert all(start.startswith(". ~/linnet.env && ") for start in starts)
+    assert "~/.ray/auth_token" in cluster_yaml["file_mounts"]
+
+
+def environment_after(set_up: str, home: Path) -> dict[str, str]:
+    """The environment that `~/linnet.env` leaves, once the first set-up command has written it."""
+    done = subprocess.run(
+        ["bash", "-c", f"{set_up}\n. ~/linnet.env && env"],
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+
+def test_cluster_yaml_explains_each_of_its_keys(cluster_yaml):
+    lines = (CHECKOUT / "cluster.yaml").read_text().splitlines()
+    for key in cluster_yaml:
+        number = next(index for index, line in enumerate(lines) if line.startswith(f"{key}:"))
+        near = [*lines[max(0, number - 2) : number], *lines[number + 1 : number + 2]]
+        assert any(line.lstrip().startswith("#") for line in near), key
