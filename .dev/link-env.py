@@ -7,7 +7,6 @@ first line, so that `ray`, `serve` and `pytest` see this checkout too.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tomllib
@@ -39,7 +38,8 @@ def copy_launchers(source: Path, target: Path, python: Path) -> None:
     """Copy every console script with `python` in its first line; link binaries."""
     for item in source.iterdir():
         destination = target / item.name
-        if destination.exists() or item.name.startswith(("python", "activate", "Activate")) or not item.is_file():
+        own = destination.exists() or item.name.startswith(("python", "activate", "Activate"))
+        if own or not item.is_file():
             continue
         head = item.read_bytes()[:2]
         if head != b"#!":
@@ -71,11 +71,9 @@ def install_metadata(checkout: Path, site: Path, scripts: Path) -> None:
     for name, value in project["scripts"].items():
         module, _, attribute = value.partition(":")
         launcher = scripts / name
-        launcher.write_text(
-            LAUNCHER.format(python=scripts / "python", module=module, attribute=attribute)
-        )
+        launcher.write_text(LAUNCHER.format(python=scripts / "python", module=module, attribute=attribute))
         launcher.chmod(0o755)
 
 
 if __name__ == "__main__":
-    main(Path(os.path.abspath(sys.argv[1])), Path(os.path.abspath(sys.argv[2])))
+    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute())

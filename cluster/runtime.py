@@ -10,16 +10,12 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from typing import Any
 import psutil
 from pydantic import ValidationError
 
+from cluster import head
 from cluster.config import Settings, StrictModel
 from cluster.errors import (
     ConflictError,
@@ -35,8 +32,8 @@ from cluster.errors import (
     NotFoundError,
     TimedOutError,
 )
+from cluster.leftovers import sweep
 
-HOST = "127.0.0.1"
 GCS_PORT, DASHBOARD_PORT, SERVE_PORT = 6390, 8265, 8000
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
@@ -44,14 +41,6 @@ _STARTED = "Ray runtime started"
 
 # A guard outlives the command that starts it; dropping its handle would warn that it still runs.
 _guards: list[subprocess.Popen[bytes]] = []
-
-# Ray Serve settings that the endpoint relies on; everything in the cluster inherits them.
-SERVE_ENVIRONMENT = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
-}
 
 
 class ClusterInfo(StrictModel):
@@ -100,7 +89,7 @@ def up(
                 hint="`linnet down` stops it.",
             )
         for name, port in (("GCS", gcs_port), ("dashboard", dashboard_port), ("endpoint", serve_port)):
-            _require_free(port, name)
+            head.require_free(port, name)
         return _start(settings, num_cpus or default_cpus(), gcs_port, dashboard_port, serve_port)
 
 
@@ -124,7 +113,7 @@ def down(settings: Settings) -> list[int]:
             guard.wait(STOP_TIMEOUT_S)
         except psutil.TimeoutExpired:
             guard.kill()
-    killed = _sweep(info)
+    killed = sweep(info.temp_dir)
     shutil.rmtree(info.temp_dir, ignore_errors=True)
     path.unlink(missing_ok=True)
     return killed
@@ -182,9 +171,9 @@ def _start(
     temp_dir = tempfile.mkdtemp(prefix="linnet-", dir="/tmp")
     auth_mode = os.environ.get("RAY_AUTH_MODE", "token")
     if auth_mode == "token":
-        _ensure_token()
-    agent_port = _free_port()
-    command = _ray_command(num_cpus, gcs_port, dashboard_port, agent_port, temp_dir)
+        head.ensure_token()
+    agent_port = head.free_port()
+    command = head.ray_command(num_cpus, gcs_port, dashboard_port, agent_port, temp_dir)
     with log_file.open("wb") as log:
         guard = subprocess.Popen(
             [sys.executable, "-m", "cluster.guard", temp_dir, *command],
@@ -192,15 +181,15 @@ def _start(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=_environment(settings, auth_mode, temp_dir),
+            env=head.environment(settings, auth_mode, temp_dir),
         )
     _guards.append(guard)
     info = ClusterInfo(
         guard_pid=guard.pid,
         guard_started=psutil.Process(guard.pid).create_time(),
-        address=f"{HOST}:{gcs_port}",
-        dashboard_url=f"http://{HOST}:{dashboard_port}",
-        serve_url=f"http://{HOST}:{serve_port}",
+        address=f"{head.HOST}:{gcs_port}",
+        dashboard_url=f"http://{head.HOST}:{dashboard_port}",
+        serve_url=f"http://{head.HOST}:{serve_port}",
         temp_dir=temp_dir,
         log_file=str(log_file),
         num_cpus=num_cpus,
@@ -215,128 +204,22 @@ def _start(
     return info
 
 
-def _ray_command(
-    num_cpus: float, gcs_port: int, dashboard_port: int, agent_port: int, temp_dir: str
-) -> list[str]:
-    """Every port that Ray would fix is given, so that clusters on one machine do not collide."""
-    return [
-        str(Path(sys.executable).parent / "ray"),
-        "start",
-        "--head",
-        "--block",
-        "--disable-usage-stats",
-        f"--node-ip-address={HOST}",
-        f"--port={gcs_port}",
-        f"--num-cpus={num_cpus:g}",
-        "--include-dashboard=true",
-        f"--dashboard-host={HOST}",
-        f"--dashboard-port={dashboard_port}",
-        f"--dashboard-agent-listen-port={agent_port}",
-        f"--ray-client-server-port={_free_port()}",
-        f"--temp-dir={temp_dir}",
-    ]
-
-
-def _scratch(temp_dir: str) -> dict[str, str]:
-    """Where HAProxy and vLLM put sockets and state, so that they go with the cluster."""
-    haproxy = f"{temp_dir}/h"
-    return {
-        "VLLM_RPC_BASE_PATH": temp_dir,
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{haproxy}/haproxy.cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{haproxy}/admin.sock",
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{haproxy}/metrics.sock",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": haproxy,
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{haproxy}/server-state",
-    }
-
-
-def _ensure_token() -> None:
-    """Ray reads its token where its documentation says; make one when there is none."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as writer:
-        writer.write(secrets.token_hex(32))
-
-
-def _environment(settings: Settings, auth_mode: str, temp_dir: str) -> dict[str, str]:
-    chosen = {**SERVE_ENVIRONMENT, **_scratch(temp_dir), **os.environ, "RAY_AUTH_MODE": auth_mode}
-    chosen["LINNET_HOME"] = str(settings.home)
-    chosen["LINNET_ROOT"] = settings.root
-    chosen["LINNET_STATE_URL"] = settings.state_url
-    chosen["PATH"] = f"{Path(sys.executable).parent}:{chosen.get('PATH', '')}"
-    chosen.pop("RAY_ADDRESS", None)
-    return chosen
-
-
 def _wait_until_up(guard: subprocess.Popen[bytes], info: ClusterInfo, agent_port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if guard.poll() is not None:
             raise EnvironmentSetupError(
-                f"Ray ended while starting: {_last_line(info.log_file)}",
+                f"Ray ended while starting: {head.last_line(info.log_file)}",
                 code="cluster.start_failed", hint=f"The whole log is in {info.log_file}.",
             )  # fmt: skip
         started = _STARTED in Path(info.log_file).read_text(errors="replace")
-        if started and _answers(info.dashboard_url) and _listens(agent_port):
+        if started and head.answers(info.dashboard_url) and head.listens(agent_port):
             return
         time.sleep(0.1)
     raise TimedOutError(
-        f"Ray's dashboard did not answer within {START_TIMEOUT_S:.0f} s: {_last_line(info.log_file)}",
+        f"Ray's dashboard did not answer within {START_TIMEOUT_S:.0f} s: {head.last_line(info.log_file)}",
         code="cluster.start_timeout", hint=f"The whole log is in {info.log_file}.",
     )  # fmt: skip
-
-
-def _answers(dashboard_url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{dashboard_url}/api/version", timeout=2) as response:
-            return bool(response.status == 200)
-    except urllib.error.HTTPError as error:
-        return error.code in (401, 403)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return any(probe.connect_ex((host, port)) == 0 for host in (HOST, socket.gethostname()))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
-
-
-def _last_line(path: str) -> str:
-    lines = [line for line in Path(path).read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "(no output)"
-
-
-def _require_free(port: int, name: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            raise EnvironmentSetupError(
-                f"Port {port} ({name}) is in use{_holder(port)}.",
-                code="environment.port_in_use",
-                hint="End that process, or choose another port (`linnet up --help`).",
-            ) from None
-
-
-def _holder(port: int) -> str:
-    with contextlib.suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
-                return f" by pid {connection.pid} ({psutil.Process(connection.pid).name()})"
-    return ""
 
 
 def _guard_process(info: ClusterInfo) -> psutil.Process | None:
@@ -346,33 +229,6 @@ def _guard_process(info: ClusterInfo) -> psutil.Process | None:
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
-
-
-def _sweep(info: ClusterInfo) -> list[int]:
-    """Kill what is left of a cluster whose guard was killed: all that was told its temp dir."""
-    marked = [process for process in psutil.process_iter() if _belongs(process, info.temp_dir)]
-    doomed = {child.pid: child for process in marked for child in _tree(process)}
-    for process in doomed.values():
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(list(doomed.values()), timeout=10)
-    return sorted(doomed)
-
-
-def _belongs(process: psutil.Process, temp_dir: str) -> bool:
-    try:
-        if any(temp_dir in part for part in process.cmdline()):
-            return True
-        return process.environ().get("LINNET_CLUSTER_DIR") == temp_dir
-    except (psutil.Error, OSError):
-        return False
-
-
-def _tree(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return []
 
 
 def _info_path(home: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from cluster import extensions, runtime
+from cluster import extensions, head
 from cluster.cli.main import SUMMARIES
 from cluster.config import Settings, StrictModel, validate
 from cluster.errors import ExitCode
@@ -280,7 +280,7 @@ def test_cluster_yaml_fits_what_ray_up_takes(cluster_yaml):
 
 def test_cluster_yaml_gives_every_ray_process_what_the_endpoint_needs(cluster_yaml, tmp_path):
     environment = environment_after(cluster_yaml["setup_commands"][0], tmp_path)
-    assert runtime.SERVE_ENVIRONMENT.items() <= environment.items()
+    assert head.SERVE_ENVIRONMENT.items() <= environment.items()
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["LINNET_STATE_URL"].startswith("postgresql")
     assert environment["LINNET_ROOT"] == "/mnt/linnet"

@@ -42,7 +42,7 @@ def run_command(
             detail=todo.model_dump(mode="json"),
             as_json=as_json,
             sentence=f"Nothing was done; the run {spec.run} can be trained.",
-            next_command=f"linnet train run {file} --yes",
+            next_command=" ".join(["linnet train run", file, *(overrides or []), "--yes"]),
         )
         return
     sft.show(driver.train(spec, settings), as_json=as_json)

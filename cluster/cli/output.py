@@ -131,9 +131,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A plain, aligned table on stdout: headings in capitals, no lines, copies well."""
     cells = [[_cell(value) for value in row] for row in rows]
     heads = [column.upper().replace("_", " ") for column in columns]
-    widths = [
-        max(len(head), *(len(row[i]) for row in cells)) if cells else len(head) for i, head in enumerate(heads)
-    ]
+    widths = [max(len(line[i]) for line in (heads, *cells)) for i in range(len(heads))]
     for line in (heads, *cells):
         sys.stdout.write("  ".join(text.ljust(widths[i]) for i, text in enumerate(line)).rstrip() + "\n")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.cli import output
 from cluster.cli.output import JsonFlag
 from cluster.config import Settings
+
+if TYPE_CHECKING:
+    from cluster.runtime import ClusterInfo
 
 app = output.new_app("Start a Ray cluster on this machine.", list_verb=None)
 
@@ -23,7 +26,7 @@ def up(
     serve_port: Annotated[int, typer.Option(help="Port that the endpoint will listen on.")] = 8000,
     as_json: JsonFlag = False,
 ) -> None:
-    """Start a head node and return once it answers."""
+    """Start a head node and return once it answers; jobs run in the directory that this is called from."""
     from cluster import runtime
 
     settings = Settings.load()
@@ -37,10 +40,15 @@ def up(
         dry_run=False,
         detail={**info.model_dump(mode="json"), "environment": info.environment},
         as_json=as_json,
-        sentence=(
-            f"Ray runs at {info.address} with {info.num_cpus:g} logical CPUs; its dashboard is {info.dashboard_url}.\n"
-            "for ray and serve: export "
-            + " ".join(f"{name}={value}" for name, value in info.environment.items())
-        ),
+        sentence=_sentence(info),
         next_command="serve deploy serve_apps/smollm2.yaml",
+    )
+
+
+def _sentence(info: ClusterInfo) -> str:
+    exports = " ".join(f"{name}={value}" for name, value in info.environment.items())
+    return (
+        f"Ray runs at {info.address} with {info.num_cpus:g} logical CPUs; "
+        f"its dashboard is {info.dashboard_url}.\n"
+        f"for ray and serve: export {exports}"
     )

@@ -131,7 +131,7 @@ class BackgroundClient:
     `answers` grows as they come. Every caller draws the next of `keys`, round and round.
     """
 
-    def __init__(self, base_url: str, keys: Sequence[str], callers: int = 2, pause_s: float = 0.15) -> None:
+    def __init__(self, base_url: str, keys: Sequence[str], callers: int = 2, pause_s: float = 0.3) -> None:
         self.answers: list[Answer] = []
         self._base_url, self._callers, self._pause_s = base_url, callers, pause_s
         self._questions = (

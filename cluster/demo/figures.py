@@ -109,15 +109,17 @@ def split(policy: TrafficPolicy, answers: Sequence[Answer]) -> SplitFigures:
 
 
 def accuracy(answers: Sequence[Answer], labels: Sequence[str]) -> float:
-    """The share of answers whose first word is the label."""
-    right = sum(first_word(answer.text) == label for answer, label in zip(answers, labels, strict=True))
+    """The share of answers that name their label, and name it first."""
+    known = sorted(set(labels))
+    right = sum(
+        first_label(answer.text, known) == label for answer, label in zip(answers, labels, strict=True)
+    )
     return right / len(labels)
 
 
-def first_word(text: str) -> str:
-    """The first word in lower case, letters only."""
-    words = text.split()
-    return re.sub(r"[^a-z]", "", words[0].lower()) if words else ""
+def first_label(text: str, known: Sequence[str]) -> str:
+    """The first word of `text` that is a label, in lower case; empty when none is."""
+    return next((word for word in re.findall(r"[a-z]+", text.lower()) if word in known), "")
 
 
 def requests(answers: Sequence[Answer]) -> RequestFigures:

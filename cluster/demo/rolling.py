@@ -18,6 +18,8 @@ from cluster.traffic import TrafficPolicy, route
 
 WEIGHT = 10
 SPLIT_KEYS = 320
+# Room for `The text is positive`; a tuned version stops after one word.
+_LABEL_TOKENS = 8
 SNIPPETS = 200
 CONCURRENCY = 8
 _CHECK_KEYS = 24
@@ -55,7 +57,7 @@ def measure_accuracy(demo: Demo) -> None:
     labels = [label for _, label in snippets]
     for version in (demo.base, demo.tuned):
         questions = [
-            Question(f"snippet-{number}", prompt, max_tokens=4, pin=version)
+            Question(f"snippet-{number}", prompt, max_tokens=_LABEL_TOKENS, pin=version)
             for number, (prompt, _) in enumerate(snippets)
         ]
         with demo.teller.moving(f"asking {MODEL}:{version} about {len(snippets)} held-out snippets"):

@@ -39,12 +39,6 @@ def examine(settings: Settings) -> list[Check]:
     return checks
 
 
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _local_root(settings: Settings) -> Path:
     root = settings.root.removeprefix("file://")
     return settings.home if "://" in root else Path(root).expanduser().resolve()
@@ -90,7 +84,7 @@ def check_shared_memory(free: int | None) -> Check:
 
 def check_disk(name: str, free: int, total: int) -> Check:
     """Room for versions and checkpoints, and below the fullness at which Ray stops."""
-    full = 1 - free / total
+    full = 1 - free / total if total else 1.0
     mend = "free some room (`linnet models gc`), or set LINNET_HOME to a larger disk"
     return graded(
         name,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster import runtime
+from cluster import head, runtime
 from cluster.config import Settings, StrictModel
 from cluster.doctor.check import Check, graded
 
@@ -62,7 +62,7 @@ def is_taken(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((runtime.HOST, port))
+            probe.bind((head.HOST, port))
         except OSError as error:
             return error.errno == errno.EADDRINUSE
     return False

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import StorageError
 from cluster.storage import Storage
+from tests.support.disks import small_disks
 from tests.support.s3 import s3_root
 from train_jobs import checkpoint
 from train_jobs.run_files import RunFiles
@@ -180,3 +181,14 @@ def test_on_an_object_store_the_manifest_alone_makes_a_checkpoint_exist(monkeypa
         commit(files, 15)
         assert checkpoint.prune(files, keep=1) == [5]
         assert files.storage.list_dirs(files.checkpoints) == ["step_15"]
+
+
+def test_a_checkpoint_that_a_small_disk_cannot_hold_leaves_the_one_before(tmp_path):
+    with small_disks(tmp_path) as mount:
+        files = RunFiles(Storage(str(mount("size=256k"))), "run-1")
+        commit(files, 5)
+        with pytest.raises(StorageError) as caught:
+            commit(files, 10, {"a": b"1", "adapter_model.safetensors": bytes(400_000)})
+        assert caught.value.code == "storage.full"
+        assert files.storage.list_dirs(files.checkpoints) == ["step_5"]
+        assert checkpoint.discover(files).newest.manifest.step == 5

@@ -1,10 +1,9 @@
-import errno
-
 import pytest
 import torch
 
 from cluster.errors import ConflictError, IntegrityError, StorageError
 from cluster.manifest import Lineage, VersionKind
+from tests.support.disks import small_disks
 from tests.train_jobs.conftest import BASE
 from train_jobs import checkpoint, merge, publish, state
 from train_jobs.model import attach_lora, load_base, trainable
@@ -94,21 +93,18 @@ def test_without_a_good_last_checkpoint_nothing_is_published(settings, store, sp
     assert store.labels("tiny") == ["v1"]
 
 
-def test_a_disk_that_fills_up_while_merging_is_told_and_leaves_nothing(
-    settings, store, spec, trained, monkeypatch
+@pytest.mark.parametrize("size", ["16k", "128k"])
+def test_a_disk_that_fills_up_on_the_way_is_told_and_leaves_nothing(
+    settings, store, spec, trained, tmp_path, size
 ):
-    def full(*_args, **_kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("train_jobs.merge.shutil.copytree", full)
-    with pytest.raises(StorageError) as caught:
-        publish.publish_run(settings, spec, BASE)
-    assert caught.value.code == "storage.full"
-    assert "v2" not in store.labels("tiny")
-    assert list((settings.home / "tmp").iterdir()) == []
-    monkeypatch.undo()
-    monkeypatch.setenv("LINNET_HOME", str(settings.home))
-    assert publish.publish_run(settings, spec, BASE)[-1] == "tiny:v2"
+    with small_disks(tmp_path) as mount:
+        cramped = settings.model_copy(update={"home": mount(f"size={size}")})
+        with pytest.raises(StorageError) as caught:
+            publish.publish_run(cramped, spec, BASE)
+        assert caught.value.code == "storage.full"
+        assert "v2" not in store.labels("tiny")
+        assert list((cramped.home / "tmp").iterdir()) == []
+    assert publish.publish_run(settings, spec, BASE) == ["tiny:v2-adapter", "tiny:v2"]
 
 
 def test_merging_keeps_the_stored_dtype(tmp_path, tiny_dir, trained, files):

@@ -172,7 +172,7 @@ class TestScript:
             child.kill()
             child.communicate()
 
-    def test_cancelled_interrupted_and_killed_drivers_leave_a_run_that_resumes(self, start, settings, files):
+    def test_stopped_runs_resume_and_a_changed_spec_conflicts(self, start, settings, files):
         first = start()
         until(lambda: len(files.read_steps()) > 30, "step 30")
         pids = report.describe("run-1", settings)["pids"]

@@ -56,17 +56,18 @@ def test_the_distance_is_counted_in_standard_errors():
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "label"),
     [
         ("Positive.", "positive"),
         (" negative\nbecause", "negative"),
+        ("It is positive, not negative", "positive"),
         ("", ""),
         ("42!", ""),
-        ("It is positive", "it"),
+        ("unpositively put", ""),
     ],
 )
-def test_the_first_word_counts(text: str, word: str):
-    assert figures.first_word(text) == word
+def test_the_label_that_is_named_first_counts(text: str, label: str):
+    assert figures.first_label(text, ["negative", "positive"]) == label
 
 
 def test_requests_are_counted_by_what_became_of_them():
