@@ -114,6 +114,8 @@ def down(settings: Settings) -> list[int]:
         except psutil.TimeoutExpired:
             guard.kill()
     killed = sweep(info.temp_dir)
+    for started in _guards:
+        started.poll()
     shutil.rmtree(info.temp_dir, ignore_errors=True)
     path.unlink(missing_ok=True)
     return killed

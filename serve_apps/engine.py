@@ -57,11 +57,12 @@ class VersionServer(LLMServer):
 
     async def __del__(self) -> None:
         """Serve's hook at the end of a graceful stop: give back the lease and the engine."""
-        if self._renewal is not None:
-            self._renewal.cancel()
         await super().__del__()
         if self.engine is not None:
             ray_llm.stop_engine(self.engine)
+        if self._renewal is None:
+            return  # it never served, and its refusal stays to be read
+        self._renewal.cancel()
         with contextlib.suppress(LinnetError):
             await asyncio.to_thread(self._forget)
 

@@ -25,6 +25,7 @@ REQUIREMENTS = (
     "alembic>=1.15",
     "aiohttp>=3.12",
     "uvloop>=0.21",
+    "msgspec>=0.20",
     "prometheus-client>=0.22",
     "numpy>=2",
     "matplotlib>=3.10",

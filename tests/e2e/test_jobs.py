@@ -23,6 +23,7 @@ def spec_file(tmp_path):
         "model": f"{MODEL}-job:v1",
         "data": {"train": str(data)},
         "max_steps": 4,
+        "learning_rate": 1e-3,
         "per_device_train_batch_size": 2,
         "num_workers": 2,
         "save_steps": 2,
