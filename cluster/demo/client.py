@@ -17,8 +17,8 @@ import aiohttp
 MODEL = "smollm2"
 ANSWER_TIMEOUT_S = 120.0
 _PROMPTS = (
-    "Is this text positive or negative? Answer with one word.\n\nThe soup was cold and the bill was wrong.",
-    "Is this text positive or negative? Answer with one word.\n\nBest two hours I have spent this year.",
+    "The soup was cold and the bill was wrong. Is that good or bad?",
+    "Best two hours I have spent this year. Is that good or bad?",
     "Name a colour.",
     "What is the capital of France?",
 )
@@ -26,13 +26,14 @@ _PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One chat completion to ask for, greedily; `pin` asks for an exact version."""
+    """One chat completion to ask for, greedily; `pin` asks for an exact version, `system` may be empty."""
 
     key: str
     prompt: str
     max_tokens: int
     stream: bool = False
     pin: str = ""
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,10 @@ def new_session() -> aiohttp.ClientSession:
 
 
 def _body(question: Question) -> dict[str, Any]:
+    system = [{"role": "system", "content": question.system}] if question.system else []
     return {
         "model": MODEL,
-        "messages": [{"role": "user", "content": question.prompt}],
+        "messages": [*system, {"role": "user", "content": question.prompt}],
         "max_tokens": question.max_tokens,
         "temperature": 0,
         "stream": question.stream,

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.demo import figures, interruptions
 from cluster.demo.client import MODEL, Answer, Question, ask_all
@@ -54,11 +55,11 @@ def measure_accuracy(demo: Demo) -> None:
     """The same held-out snippets to each version, pinned by header."""
     snippets = read_snippets(demo.data / "test.parquet", SNIPPETS)
     demo.snippets = len(snippets)
-    labels = [label for _, label in snippets]
+    labels = [snippet.label for snippet in snippets]
     for version in (demo.base, demo.tuned):
         questions = [
-            Question(f"snippet-{number}", prompt, max_tokens=_LABEL_TOKENS, pin=version)
-            for number, (prompt, _) in enumerate(snippets)
+            Question(f"snippet-{number}", asked.text, _LABEL_TOKENS, pin=version, system=asked.system)
+            for number, asked in enumerate(snippets)
         ]
         with demo.teller.moving(f"asking {MODEL}:{version} about {len(snippets)} held-out snippets"):
             answers = _ask(demo, questions)
@@ -99,19 +100,27 @@ def rollback_seconds(demo: Demo, *, until_at: float) -> float:
     return figures.rollback_seconds(demo.answers(), back_to=demo.base, commanded=commanded, until=until_at)
 
 
-def read_snippets(file: Path, count: int) -> list[tuple[str, str]]:
-    """Prompt and label of the first `count` rows that leave the labels balanced, in file order."""
+class HeldOut(NamedTuple):
+    """A row of the test split: what the model is told, what it is asked, what people say."""
+
+    system: str
+    text: str
+    label: str
+
+
+def read_snippets(file: Path, count: int) -> list[HeldOut]:
+    """The first `count` rows that leave the labels balanced, in file order."""
     import pyarrow.parquet as pq
 
     turns = pq.read_table(file, columns=["messages"]).column("messages").to_pylist()
-    rows = [(messages[0]["content"], messages[-1]["content"]) for messages in turns]
-    labels = sorted({label for _, label in rows})
+    rows = [HeldOut(*(message["content"] for message in messages)) for messages in turns]
+    labels = sorted({row.label for row in rows})
     taken = dict.fromkeys(labels, 0)
     found = []
-    for prompt, label in rows:
-        if taken[label] < count // len(labels):
-            taken[label] += 1
-            found.append((prompt, label))
+    for row in rows:
+        if taken[row.label] < count // len(labels):
+            taken[row.label] += 1
+            found.append(row)
     return found
 
 

@@ -206,7 +206,8 @@ def _parquet(split: str, snippets: list[Snippet], recipe: Recipe) -> bytes:
         {
             "id": snippet.id,
             "messages": [
-                {"role": "user", "content": snippet.prompt},
+                {"role": "system", "content": sentiment.INSTRUCTION},
+                {"role": "user", "content": snippet.text},
                 {"role": "assistant", "content": snippet.label},
             ],
             "source": snippet.source,

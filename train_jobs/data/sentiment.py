@@ -27,6 +27,7 @@ SOURCES = {
 }
 LABELS = ("negative", "positive")
 MINIMUM_RATING = 1.0
+# A system message of ours takes the place of the template's own, which is longer: a third fewer tokens a row.
 INSTRUCTION = "Is this text positive or negative? Answer with one word."
 
 _ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
@@ -50,11 +51,6 @@ class Snippet:
     def key(self) -> str:
         """The words alone, in lower case: snippets that agree in it count as the same text."""
         return " ".join(re.findall(r"\w+", self.text.casefold())) or self.text.strip()
-
-    @property
-    def prompt(self) -> str:
-        """What the model is asked."""
-        return f"{INSTRUCTION}\n\n{self.text}"
 
 
 def read_snippets(package: Path) -> list[Snippet]:

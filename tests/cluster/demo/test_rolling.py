@@ -27,9 +27,13 @@ def ready(demo: Demo, gateway: SplitGateway, tmp_path: Path) -> Demo:
     return demo
 
 
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
 def write_test_split(file: Path, labels: list[str]) -> None:
     rows = [
-        {"messages": [{"role": "user", "content": f"text {n}"}, {"role": "assistant", "content": label}]}
+        {"messages": [turn("system", "Good?"), turn("user", f"text {n}"), turn("assistant", label)]}
         for n, label in enumerate(labels)
     ]
     pq.write_table(pa.Table.from_pylist(rows), file)
@@ -97,10 +101,10 @@ def test_snippets_are_balanced_and_in_order(tmp_path: Path):
     write_test_split(tmp_path / "test.parquet", ["positive"] * 5 + ["negative"] * 5)
     found = rolling.read_snippets(tmp_path / "test.parquet", 4)
     assert found == [
-        ("text 0", "positive"),
-        ("text 1", "positive"),
-        ("text 5", "negative"),
-        ("text 6", "negative"),
+        ("Good?", "text 0", "positive"),
+        ("Good?", "text 1", "positive"),
+        ("Good?", "text 5", "negative"),
+        ("Good?", "text 6", "negative"),
     ]
 
 

@@ -44,8 +44,8 @@ def test_three_splits_in_messages_form(tmp_path, package):
     seen = set()
     for split in SPLITS:
         for example in read_examples(done.path / f"{split}.parquet").examples:
-            user, assistant = example.messages
-            assert user.content.startswith(sentiment.INSTRUCTION)
+            system, user, assistant = example.messages
+            assert system.content == sentiment.INSTRUCTION
             number = int(user.content.split()[-1])
             assert assistant.content == ("positive" if number % 2 else "negative")
             seen.add(number)
