@@ -50,7 +50,7 @@ def ray_command(
 
 
 def _scratch(temp_dir: str) -> dict[str, str]:
-    """Where HAProxy and vLLM put sockets and state, so that they go with the cluster."""
+    """Sockets, state and side ports of HAProxy and vLLM: gone with the cluster, apart from another's."""
     haproxy = f"{temp_dir}/h"
     return {
         "VLLM_RPC_BASE_PATH": temp_dir,
@@ -59,6 +59,8 @@ def _scratch(temp_dir: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{haproxy}/metrics.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": haproxy,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{haproxy}/server-state",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
     }
 
 
