@@ -44,7 +44,7 @@ class Recipe(StrictModel):
     name: str = "icwsm2014"
     source: str = sentiment.CITATION
     license: str = sentiment.LICENSE
-    instruction: str = sentiment.INSTRUCTION
+    system_message: str = sentiment.INSTRUCTION
     minimum_rating: float = sentiment.MINIMUM_RATING
     seed: int = SEED
     held_out_per_label: int = Field(default=HELD_OUT_PER_LABEL, ge=1)
