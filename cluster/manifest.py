@@ -110,14 +110,32 @@ class VersionManifest(Manifest):
         return f"{self.model}:{self.version}"
 
 
+class LedgerHead(StrictModel):
+    """The newest segment of a run's sample ledger, which names the one before it by its sha256 in turn.
+
+    `file` lies in the run's `ledger` directory; the segment holds the steps `first_step` to `last_step`,
+    and all segments up to it hold `samples_total` samples.
+    """
+
+    file: str
+    sha256: str
+    first_step: int
+    last_step: int
+    samples_total: int
+
+
 class CheckpointManifest(Manifest):
-    """The manifest of one training checkpoint; `step` steps are complete in it."""
+    """The manifest of one training checkpoint; `step` steps are complete in it.
+
+    `ledger` is the end of the chain of segments that tells what those steps trained.
+    """
 
     run: str
     step: int
     attempt: int
     world_size: int
     metrics: dict[str, float] = Field(default_factory=dict)
+    ledger: LedgerHead | None = None
 
 
 class Problem(StrictModel):

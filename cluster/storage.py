@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from pyarrow import fs
 
 from cluster.errors import ConfigError, NotFoundError, StorageError, one_of
 
+_LOG = logging.getLogger(__name__)
 _CHUNK = 4 * 1024 * 1024
+_FULL = "storage.full"
 _SCHEMES = ("file", "s3")
 _S3_TYPES: dict[str, Callable[[str], object]] = {
     "connect_timeout": float,
@@ -31,6 +36,41 @@ _S3_TYPES: dict[str, Callable[[str], object]] = {
     "anonymous": lambda text: text.lower() == "true",
     "force_virtual_addressing": lambda text: text.lower() == "true",
 }
+_Result = TypeVar("_Result")
+
+
+class _Sink(Protocol):
+    def write(self, data: memoryview, /) -> object: ...
+
+
+@dataclass(frozen=True)
+class Retry:
+    """What to do when storage fails: pause `first_s`, doubling to `longest_s`, until `deadline_s` is over."""
+
+    first_s: float = 1.0
+    longest_s: float = 60.0
+    deadline_s: float = 300.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+
+    def call(self, act: Callable[[], _Result]) -> _Result:
+        """Do `act`, again after each passing StorageError; raises the last one when time is up.
+
+        A full disk does not pass by waiting: it is raised at once, like all that is not retryable.
+        """
+        began, pause, tries = self.clock(), self.first_s, 1
+        while True:
+            try:
+                return act()
+            except StorageError as error:
+                if not error.retryable or error.code == _FULL:
+                    raise
+                spent = self.clock() - began
+                if spent + pause > self.deadline_s:
+                    raise _gave_up(error, tries, spent) from error
+                _LOG.warning("%s Trying again in %g s.", error.message, pause)
+            self.sleep(pause)
+            pause, tries = min(2 * pause, self.longest_s), tries + 1
 
 
 class Storage:
@@ -82,7 +122,19 @@ class Storage:
 
     def list_dirs(self, path: str) -> list[str]:
         """Names of the directories directly below `path`, sorted; empty when it is not there."""
+        if self.is_local:
+            return self._scan(path, lambda entry: entry.is_dir())
         return sorted(i.base_name for i in self._list(path) if i.type == fs.FileType.Directory)
+
+    def list_dirs_with(self, path: str, name: str) -> list[str]:
+        """Names of the directories directly below `path` that hold a file `name`, sorted.
+
+        One listing, however many there are: an object store would need a request for each.
+        """
+        if self.is_local:
+            return self._scan(path, lambda entry: Path(entry.path, name).is_file())
+        parts = (file.split("/") for file in self.list_files(path))
+        return sorted(part[0] for part in parts if part[1:] == [name])
 
     def list_files(self, path: str, *, recursive: bool = True) -> list[str]:
         """Paths of the files below `path`, relative to it, sorted."""
@@ -123,14 +175,16 @@ class Storage:
                 digest.update(chunk)
         return digest.hexdigest()
 
-    def write_atomic(self, path: str, data: bytes) -> None:
-        """Write `path` so that a reader sees the old bytes or the new, never a part."""
+    def write_atomic(self, path: str, data: bytes | memoryview) -> str:
+        """Write `path` so that a reader sees the old bytes or the new, never a part.
+
+        Returns the sha256 of what was written, as hex. A memoryview must be contiguous.
+        """
         with self._guard(path):
             if self.is_local:
-                _write_local(Path(self._absolute(path)), data)
-                return
+                return _write_local(Path(self._absolute(path)), data)
             with self._fs.open_output_stream(self._absolute(path)) as stream:
-                stream.write(data)
+                return _write_hashed(stream, data)
 
     def append_line(self, path: str, line: bytes) -> None:
         """Add one line; after a line that a crash cut short it starts a new one.
@@ -221,6 +275,12 @@ class Storage:
         with self._guard(path):
             return list(self._fs.get_file_info(selector))
 
+    def _scan(self, path: str, fits: Callable[[os.DirEntry[str]], bool]) -> list[str]:
+        # Unlike pyarrow's, this listing asks for no entry's details: one that goes meanwhile is still told.
+        with self._guard(path), suppress(FileNotFoundError), os.scandir(self._absolute(path)) as entries:
+            return sorted(entry.name for entry in entries if fits(entry))
+        return []
+
     def _guard(self, path: str) -> AbstractContextManager[None]:
         return _translated(self.url, path)
 
@@ -240,12 +300,13 @@ def make_writable(directory: Path) -> None:
 
 
 def fsync_dir(directory: Path) -> None:
-    """Flush a directory's entries, so that a rename inside it survives a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Flush a directory's entries, so that a rename inside it survives a power cut. Raises StorageError."""
+    with _translated(str(directory.parent), directory.name):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _open(url: str) -> tuple[fs.FileSystem, str]:
@@ -275,16 +336,35 @@ def _open_s3(url: str, query: str) -> fs.FileSystem:
         ) from None
 
 
-def _write_local(target: Path, data: bytes) -> None:
+def _gave_up(error: StorageError, tries: int, spent_s: float) -> StorageError:
+    return StorageError(
+        f"{error.message} Tried {tries} times in {spent_s:.0f} s.",
+        code=error.code,
+        hint=error.hint,
+        retryable=True,
+    )
+
+
+def _write_hashed(sink: _Sink, data: bytes | memoryview) -> str:
+    digest, view = hashlib.sha256(), memoryview(data).cast("B")
+    for start in range(0, view.nbytes, _CHUNK):
+        chunk = view[start : start + _CHUNK]
+        digest.update(chunk)
+        sink.write(chunk)
+    return digest.hexdigest()
+
+
+def _write_local(target: Path, data: bytes | memoryview) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with beside.open("wb") as writer:
-            writer.write(data)
+            digest = _write_hashed(writer, data)
             writer.flush()
             os.fsync(writer.fileno())
         os.replace(beside, target)
         fsync_dir(target.parent)
+        return digest
     finally:
         beside.unlink(missing_ok=True)
 
@@ -305,7 +385,7 @@ def _explain(error: OSError, url: str, path: str) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"The disk below {url} is full (writing `{path}`).",
-            code="storage.full",
+            code=_FULL,
             hint="Free some room (`linnet models gc`) and run the same command again.",
             retryable=True,
         )

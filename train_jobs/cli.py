@@ -1,4 +1,4 @@
-"""`linnet train`: run, list, show, logs, cancel."""
+"""`linnet train`: run, list, show, audit, logs, cancel."""
 
 from __future__ import annotations
 
@@ -74,6 +74,22 @@ def show_command(run: RunName, root: RootOption = None, as_json: JsonFlag = Fals
         sys.stdout.write(line + "\n")
 
 
+@app.command("audit")
+def audit_command(run: RunName, root: RootOption = None, as_json: JsonFlag = False) -> int:
+    """Prove that no sample was lost or trained twice in the committed steps, or list which were."""
+    from cluster.errors import ExitCode
+    from train_jobs import audit
+
+    found = audit.audit_run(run, Settings.load(root))
+    if as_json:
+        output.emit(found.model_dump(mode="json"))
+        return int(ExitCode.DONE if found.is_proven else ExitCode.FAILED)
+    for line in audit.render(found):
+        sys.stdout.write(line + "\n")
+    audit.require_proven(found)
+    return int(ExitCode.DONE)
+
+
 @app.command("logs")
 def logs_command(
     run: RunName,
@@ -129,7 +145,7 @@ def _plan_lines(todo: object) -> list[str]:
     begun = f"from the checkpoint of step {todo.resume_step}" if todo.resume_step else "from the start"
     lines = [
         f"train {spec.model} as the run {spec.run}, {begun} to step {spec.max_steps}",
-        f"{spec.num_workers} workers of {spec.threads_per_worker} threads, "
+        f"{spec.slots} workers of {spec.threads_per_worker} threads, "
         f"{spec.global_batch_size} samples a step, data {spec.data.train}",
     ]
     return [*lines, f"publish {', '.join(todo.missing)}"] if todo.missing else lines

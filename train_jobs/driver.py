@@ -18,16 +18,18 @@ from cluster import runtime
 from cluster.config import Settings, StrictModel
 from cluster.errors import ConfigError, InterruptedRunError, LinnetError, NotFoundError
 from cluster.manifest import VersionKind
+from cluster.recovery import receipts
 from cluster.refs import VersionRef
 from cluster.registry import ModelStore
 from cluster.state.database import Database, open_database
 from cluster.storage import Storage
-from train_jobs import checkpoint, publish, runs, timeline
+from train_jobs import checkpoint, preflight, publish, runs, timeline
 from train_jobs.progress import Follower, Reporter
 from train_jobs.ray_errors import brief, unwrap
 from train_jobs.run_files import RunFiles
 from train_jobs.runs import RunStatus
 from train_jobs.spec import TrainSpec, parse_stored_spec, require_same
+from train_jobs.tracking import require_installed
 
 
 class RunResult(StrictModel):
@@ -70,12 +72,13 @@ def plan(spec: TrainSpec, settings: Settings) -> Plan:
             code="train.base_kind",
             hint=f"Accepted kinds: base, merged. `linnet models show {base.model}` lists the versions.",
         )
+    require_installed(spec)
     for path in filter(None, (spec.data.train, spec.data.validation)):
         if not Path(path).exists():
             raise NotFoundError(
                 f"There is no training data at `{path}`.",
                 code="train.no_data",
-                hint="`linnet data prepare icwsm2014` builds the example's data.",
+                hint="`linnet data prepare icwsm2014` (or icwsm2014-preferences) builds the examples' data.",
             )
     exact = spec.model_copy(update={"model": str(base)})
     files = RunFiles(Storage(settings.root), spec.run)
@@ -149,7 +152,8 @@ class _Drive:
         runtime.attach(self.settings)
         # Ray has put its own handler of SIGTERM, which exits at once.
         _listen()
-        fit.require_cpus(self.todo.spec)
+        base = ModelStore.open(self.settings).manifest(self.todo.base)
+        fit.require_room(self.todo.spec, base.parameters)
         if not self._is_trained():
             self._train()
         if self.todo.missing:
@@ -161,15 +165,23 @@ class _Drive:
 
     def _train(self) -> None:
         from train_jobs import fit
+        from train_jobs.formation import coordinator
         from train_jobs.worker import WorkerJob
 
         todo, spec = self.todo, self.todo.spec
         self.reporter.say(f"{spec.run}: encoding {spec.data.train}")
-        dataset, dropped = self._encoded()
-        for reason, count in dropped.items():
-            self.reporter.say(f"dropped {count} rows: {reason}")
+        dataset, size = self._encoded(spec.data.train)
+        validation = None
+        if spec.eval_steps and spec.data.validation:
+            validation, _ = self._encoded(spec.data.validation)
+        preflight.check_batch(spec, size)
         job = WorkerJob(
-            spec=spec, settings=self.settings, base=todo.base, launch=self.launch, dataset=dataset
+            spec=spec,
+            settings=self.settings,
+            base=todo.base,
+            coordinator=coordinator.create(spec, self.settings, self.launch, todo.resume_step, dataset),
+            dataset=dataset,
+            validation=validation,
         )
         try:
             with Follower(
@@ -179,13 +191,17 @@ class _Drive:
         finally:
             draw(self.files)
 
-    def _encoded(self) -> tuple[Any, dict[str, int]]:
-        """A reference to the packed dataset, made once on the cluster and shared by all attempts."""
+    def _encoded(self, path: str) -> tuple[Any, int]:
+        """A reference to an encoded dataset, made once and shared by all workers, and its size."""
         import ray
 
         task = ray.remote(num_cpus=1, num_returns=2)(_encode)
-        dataset, dropped = task.remote(self.todo.spec, self.todo.base, self.settings)
-        return dataset, _get(dropped)
+        dataset, about = task.remote(self.todo.spec, self.todo.base, self.settings, path)
+        size, dropped = _get(about)
+        for reason, ids in dropped.items():
+            few = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+            self.reporter.say(f"dropped {len(ids)} rows: {reason} ({few})")
+        return dataset, size
 
     def _publish(self) -> None:
         import ray
@@ -206,11 +222,13 @@ class _Drive:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _encode(spec: TrainSpec, base: VersionRef, settings: Settings) -> tuple[Any, dict[str, int]]:
-    from train_jobs.dataset import load_packed
+def _encode(
+    spec: TrainSpec, base: VersionRef, settings: Settings, path: str
+) -> tuple[Any, tuple[int, dict[str, list[str]]]]:
+    from train_jobs.dataset import load_dataset
 
-    packed = load_packed(spec.data.train, ModelStore.open(settings).local_dir(base), spec.max_length)
-    return packed, packed.dropped
+    dataset = load_dataset(spec, ModelStore.open(settings).local_dir(base), path)
+    return dataset, (len(dataset), dataset.dropped_ids)
 
 
 def _publishing_cpus(spec: TrainSpec) -> float:
@@ -218,7 +236,7 @@ def _publishing_cpus(spec: TrainSpec) -> float:
     import ray
 
     largest: float = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
-    return min(float(spec.num_workers * spec.threads_per_worker), largest)
+    return min(float(spec.slots * spec.threads_per_worker), largest)
 
 
 def _get(reference: Any) -> Any:
@@ -238,7 +256,8 @@ def draw(files: RunFiles) -> None:
     from train_jobs.plot import loss_png
 
     told = timeline.summarize(files.read_attempts(), steps)
-    files.storage.write_atomic(files.plot, loss_png(files.run, steps, told))
+    kept = receipts.read(files.storage, files.receipts)
+    files.storage.write_atomic(files.plot, loss_png(files.run, steps, told, kept))
 
 
 @contextlib.contextmanager

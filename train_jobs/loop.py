@@ -1,92 +1,222 @@
-"""One training step, exactly the same whoever computes which part of it."""
+"""One training step, the same in every bit whoever computes which part of it."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from cluster.errors import LinnetError
 from train_jobs import sampling
-from train_jobs.dataset import PackedDataset
-from train_jobs.group import Group
-from train_jobs.model import collate, summed_loss, trainable
+from train_jobs.formation.group import Group
+from train_jobs.formation.messages import Phase
+from train_jobs.model import autocast
+from train_jobs.objectives import Objective
 from train_jobs.schedule import learning_rate
 from train_jobs.spec import TrainSpec
+
+Mark = Callable[[Phase, int], None]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What one member would like to happen after the step; any member's wish is everybody's.
+
+    `committed` is the newest checkpoint's step that this member knows of.
+    """
+
+    regroup: bool = False
+    commit: bool = False
+    committed: int = 0
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss` is the mean over all answer tokens of the step; `tokens` counts all tokens of all ranks."""
+    """A step that every member has taken.
 
+    `loss` is the mean over the step's weight (answer tokens, or pairs); `samples` are the dataset
+    indices that were trained, in batch order, as the members that trained them say; `applied` is
+    False when the loss was bad and the weights were left as they are.
+    """
+
+    step: int
+    samples: list[int]
     loss: float
+    grad_norm: float
     learning_rate: float
+    weight: int
     tokens: int
-    stop: bool
+    draws: str
+    metrics: dict[str, float]
+    applied: bool
+    wishes: Wishes
+    compute_s: float
+
+
+@dataclass
+class _Slot:
+    """What a slot of the step in hand came to: gradients of shape (length,), summed loss and metrics."""
+
+    gradients: torch.Tensor
+    loss: float
+    metrics: dict[str, float]
+    samples: list[int] = field(default_factory=list)
 
 
 class Loop:
-    """Model, optimizer and data of one rank."""
+    """Model, optimizer and objective of one member."""
 
-    def __init__(self, spec: TrainSpec, model: Any, dataset: PackedDataset, group: Group) -> None:
-        self.spec, self.model, self.dataset, self.group = spec, model, dataset, group
-        self.parameters = trainable(model)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay
-        )
-        self._pad_id = _pad_id(model)
+    def __init__(
+        self, spec: TrainSpec, model: Any, optimizer: Any, objective: Objective, dataset_size: int
+    ) -> None:
+        self.spec, self.model, self.optimizer, self.objective = spec, model, optimizer, objective
+        self.microbatch_divisor = 1
+        self._dataset_size = dataset_size
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._length = sum(p.numel() for p in self._parameters)
+        self._buffers: list[torch.Tensor] = []
+        # Slots of an unfinished step: valid for as long as the weights stay as they are.
+        self._done: dict[int, _Slot] = {}
+        self._done_step = 0
 
-    def run_step(self, step: int, *, stop: bool = False) -> StepResult:
-        """Train `step`, counted from 1; `stop` on any rank reaches all as the result's `stop`.
+    def forget(self) -> None:
+        """The weights were replaced: what was computed with the former ones is worth nothing."""
+        self._buffers += [part.gradients for part in self._done.values()]
+        self._done.clear()
 
-        The loss is normalised over the answer tokens of the whole step, so it does not depend on how
-        rows fall onto ranks. Raises LinnetError, before the weights change, when it is not finite.
+    def run_step(
+        self,
+        step: int,
+        group: Group,
+        wishes: Wishes,
+        mark: Mark,
+        *,
+        ceiling: float = math.inf,
+        rehearse: bool = False,
+    ) -> StepResult:
+        """Train `step`, counted from 1; the weights stay as they are where its loss is above `ceiling` or
+        not finite, or where the step is but rehearsed.
+
+        Raises GroupLostError, and then the weights are unchanged.
         """
         samples = sampling.step_samples(
-            self.spec.seed, step, dataset_size=len(self.dataset), batch_size=self.spec.global_batch_size
+            self.spec.seed, step, dataset_size=self._dataset_size, batch_size=self.spec.global_batch_size
         )
-        answers = self.dataset.answer_tokens(samples)
+        weight = self.objective.weight(samples)
+        began = time.monotonic()
+        computed = self._compute(step, samples, weight, group, mark)
+        compute_s = (time.monotonic() - began) / max(1, computed)
+        mark(Phase.EXCHANGING, step)
+        losses, metrics, trained, agreed = self._exchange(group, wishes)
+        rows = {slot: part.gradients for slot, part in self._done.items()}
+        summed = group.sum_slots(rows, self.spec.slots)
+        mark(Phase.COMPUTING, step)
+        self._point_gradients(summed)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.spec.max_grad_norm))
+        loss, rate = sum(losses) / weight, learning_rate(self.spec, step)
+        applied = math.isfinite(loss) and math.isfinite(norm) and loss <= ceiling
+        if applied and not rehearse:
+            self._apply(rate)
+        self.forget()
+        return StepResult(
+            step=step,
+            samples=trained,
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=rate,
+            weight=weight,
+            tokens=self.objective.tokens(samples),
+            draws=self._draws(step),
+            metrics={name: value / weight for name, value in metrics.items()},
+            applied=applied,
+            wishes=agreed,
+            compute_s=compute_s,
+        )
+
+    def _compute(self, step: int, samples: Sequence[int], weight: int, group: Group, mark: Mark) -> int:
+        """Compute this member's slots that are not there yet; returns how many those were."""
+        own = sampling.slots_of(group.rank, group.size, self.spec.slots)
+        if self._done_step != step:
+            self.forget()
+            self._done_step = step
+        for slot in [slot for slot in self._done if slot not in own]:
+            self._buffers.append(self._done.pop(slot).gradients)
+        missing = [slot for slot in own if slot not in self._done]
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        own = self._backward(step, samples, answers)
-        total, stops = self.group.sum(torch.tensor([own, float(stop)], dtype=torch.float64)).tolist()
-        self.group.sum_gradients(self.parameters)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.max_grad_norm)
-        self._require_finite(step, total, float(norm), samples)
-        rate = self._apply(step)
-        return StepResult(total / answers, rate, self.dataset.lengths(samples), stops > 0)
+        for slot in missing:
+            self._done[slot] = self._compute_slot(step, samples, slot, weight, mark)
+        return len(missing)
 
-    def _backward(self, step: int, samples: list[int], answers: int) -> float:
-        parts = sampling.split_microbatches(samples, self.spec.per_device_train_batch_size)
-        total = 0.0
-        for index in sampling.microbatches_of(self.group.rank, self.group.size, len(parts)):
-            torch.manual_seed(sampling.draw_seed(self.spec.seed, step, index))
-            loss = summed_loss(self.model, collate(self.dataset, parts[index], self._pad_id))
-            (loss / answers).backward()
-            total += loss.item()
-        return total
+    def _compute_slot(self, step: int, samples: Sequence[int], slot: int, weight: int, mark: Mark) -> _Slot:
+        gradients = self._buffers.pop().zero_() if self._buffers else self._new_buffer()
+        self._point_gradients(gradients)
+        rows = self.spec.per_device_train_batch_size
+        result = _Slot(gradients, 0.0, {})
+        for place, batch in enumerate(sampling.slot_microbatches(samples, slot, self.spec.slots, rows)):
+            for part, few in enumerate(self._cut(batch)):
+                mark(Phase.COMPUTING, step)
+                # Dealt out in turn: a microbatch's place in the step does not depend on who has it.
+                torch.manual_seed(
+                    sampling.draw_seed(self.spec.seed, step, slot + place * self.spec.slots) + part
+                )
+                with autocast(self.spec):
+                    loss, metrics = self.objective.loss(self.model, few)
+                (loss / weight).backward()
+                result.loss += loss.item()
+                for name, value in metrics.items():
+                    result.metrics[name] = result.metrics.get(name, 0.0) + value
+                result.samples += few
+        return result
 
-    def _apply(self, step: int) -> float:
-        rate = learning_rate(self.spec, step)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
+    def _cut(self, batch: Sequence[int]) -> list[list[int]]:
+        rows = max(1, -(-len(batch) // self.microbatch_divisor))
+        return sampling.split_microbatches(batch, rows)
+
+    def _new_buffer(self) -> torch.Tensor:
+        return torch.zeros(self._length, dtype=torch.float32, device=self._parameters[0].device)
+
+    def _point_gradients(self, flat: torch.Tensor) -> None:
+        """Let every parameter's gradient be its part of `flat`, so that nothing is copied."""
+        parts = flat.split([p.numel() for p in self._parameters])
+        for parameter, part in zip(self._parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def _exchange(
+        self, group: Group, wishes: Wishes
+    ) -> tuple[list[float], dict[str, float], list[int], Wishes]:
+        """Losses by slot, summed metrics, the sample ids as trained, and what anybody wishes."""
+        slots, batch = self.spec.slots, self.spec.global_batch_size
+        names = sorted(next(iter(self._done.values())).metrics)
+        cells = torch.zeros(slots * (1 + len(names)) + batch + 3, dtype=torch.float64)
+        table = cells[: slots * (1 + len(names))].view(slots, -1)
+        ids = cells[table.numel() : table.numel() + batch]
+        for slot, part in self._done.items():
+            found = [part.loss, *(part.metrics[name] for name in names)]
+            table[slot] = torch.tensor(found, dtype=torch.float64)
+            ids[self._places(slot)] = torch.tensor(part.samples, dtype=torch.float64)
+        # The newest commit is known to one member alone, rank 0, so that the sum is its word.
+        cells[-3:] = torch.tensor([wishes.regroup, wishes.commit, wishes.committed if group.rank == 0 else 0])
+        group.sum(cells)
+        agreed = Wishes(bool(cells[-3] > 0), bool(cells[-2] > 0), int(cells[-1]))
+        totals = {name: sum(table[:, 1 + place].tolist()) for place, name in enumerate(names)}
+        return table[:, 0].tolist(), totals, [int(value) for value in ids.tolist()], agreed
+
+    def _places(self, slot: int) -> list[int]:
+        """Where a slot's samples stand in the step's batch."""
+        rows, order = self.spec.per_device_train_batch_size, range(self.spec.global_batch_size)
+        return [
+            place for part in sampling.slot_microbatches(order, slot, self.spec.slots, rows) for place in part
+        ]
+
+    def _draws(self, step: int) -> str:
+        seeds = [sampling.draw_seed(self.spec.seed, step, index) for index in range(self.spec.microbatches)]
+        return hashlib.blake2b(repr(seeds).encode(), digest_size=8).hexdigest()
+
+    def _apply(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.optimizer.step()
-        return rate
-
-    def _require_finite(self, step: int, loss: float, norm: float, samples: list[int]) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        names = ", ".join(self.dataset.ids[index] for index in samples)
-        raise LinnetError(
-            f"Step {step} has the loss {loss} and the gradient norm {norm}; its samples are {names}.",
-            code="train.not_finite",
-            hint="Lower learning_rate, or look at these samples with `linnet data inspect`.",
-        )
-
-
-def _pad_id(model: Any) -> int:
-    """What fills up a row; it is masked, so any id that the vocabulary has will do."""
-    configured = model.config.pad_token_id
-    return configured if isinstance(configured, int) and configured >= 0 else 0

@@ -1,9 +1,11 @@
-"""The model being trained: a frozen float32 base from the store with LoRA on it, and its loss on answers."""
+"""The model being trained: all of a base from the store or LoRA on it, in float32 or on a quantized base."""
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, IntegrityError
 from train_jobs.data.rendering import IGNORED
 from train_jobs.dataset import PackedDataset
 from train_jobs.quiet import no_progress_bars
-from train_jobs.spec import PeftSpec
+from train_jobs.spec import Method, PeftSpec, QuantizationSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,69 @@ class Batch:
     attention_mask: torch.Tensor
     labels: torch.Tensor
 
+    def to(self, where: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.input_ids.to(where), self.attention_mask.to(where), self.labels.to(where))
 
-def load_base(directory: Path) -> Any:
-    """The causal model of a Hugging Face directory, in float32 on the CPU."""
+
+def device() -> torch.device:
+    """The GPU that this process was given, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def autocast(spec: TrainSpec) -> AbstractContextManager[Any]:
+    """What the forward passes of a run are wrapped in: bfloat16 arithmetic with `bf16`, else nothing."""
+    return torch.autocast(device().type, dtype=torch.bfloat16) if spec.bf16 else nullcontext()
+
+
+def build(spec: TrainSpec, directory: Path, base_ref: str) -> Any:
+    """The model that `spec` trains, from the base's directory; what takes gradients is in float32.
+
+    `base_ref` (`smollm2:v1`) is what an adapter says it belongs to. LoRA's initial values depend on
+    `spec.seed` alone. Raises IntegrityError `train.bad_weights` for NaN or infinite values in the
+    base, and ConfigError for target modules that the model does not have.
+    """
+    require_finite(directory)
+    compute = torch.bfloat16 if spec.bf16 else torch.float32
+    model = load_base(directory, spec.quantization, compute=compute)
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if spec.peft is None:
+        return model.requires_grad_(True)
+    adapted = attach_lora(model, spec.peft, spec.seed)
+    adapted.peft_config["default"].base_model_name_or_path = base_ref
+    return adapted
+
+
+def reference(spec: TrainSpec, directory: Path) -> Any | None:
+    """What full DPO compares with: the base, frozen. None where the base below an adapter serves as such."""
+    if spec.method is not Method.DPO or spec.peft is not None:
+        return None
+    return load_base(directory).eval().requires_grad_(False)
+
+
+def load_base(
+    directory: Path, quantization: QuantizationSpec | None = None, *, compute: torch.dtype = torch.float32
+) -> Any:
+    """The causal model of a Hugging Face directory, on this process's device, in float32.
+
+    With `quantization` its linear layers but the head hold fewer bits and multiply in `compute`.
+    """
     from transformers import AutoModelForCausalLM
 
+    bits: dict[str, Any] = {}
+    if quantization:
+        bits = {"quantization_config": _bits(quantization, compute), "device_map": {"": device()}}
     with no_progress_bars():
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, local_files_only=True, **bits
+        )
     model.config.use_cache = False
+    if not quantization:
+        return model.to(device())
+    _steady_kernels(model)
     return model
 
 
@@ -54,13 +111,32 @@ def attach_lora(base: Any, spec: PeftSpec, seed: int) -> Any:
     )
     torch.manual_seed(seed)
     try:
-        return get_peft_model(base, config)
+        with warnings.catch_warnings():
+            # PEFT tells that it adapts itself to layers which store their weights transposed (GPT-2's).
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            return get_peft_model(base, config)
     except ValueError as error:
         raise ConfigError(
             f"`peft.target_modules` is {spec.target_modules!r}: {error}",
             code="train.target_modules",
             hint="Name linear layers of the model (q_proj, v_proj, …), or write all-linear.",
         ) from None
+
+
+def require_finite(directory: Path) -> None:
+    """Raise IntegrityError naming the first tensor of a model's files that holds NaN or infinity."""
+    from safetensors import safe_open
+
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                if not _is_finite(file.get_tensor(name)):
+                    raise IntegrityError(
+                        f"The tensor `{name}` in {path} holds NaN or infinite values; training from it "
+                        "cannot succeed.",
+                        code="train.bad_weights",
+                        hint="Name a version with finite weights under `model`; `linnet models` lists them.",
+                    )
 
 
 def trainable(model: Any) -> list[torch.nn.Parameter]:
@@ -82,13 +158,14 @@ def collate(dataset: PackedDataset, indices: Sequence[int], pad_id: int) -> Batc
 
 
 def summed_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Cross entropy summed over the batch's answer tokens, a scalar.
+    """Cross entropy summed over the batch's answer tokens, a float32 scalar on the model's device.
 
     Where the model can, logits are computed only at positions that predict an answer token in some row.
     """
+    batch = batch.to(model.device)
     targets = functional.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
     wanted = {}
-    if _takes_positions(model):
+    if takes_positions(model):
         positions = (targets != IGNORED).any(dim=0).nonzero().flatten()
         wanted["logits_to_keep"], targets = positions, targets[:, positions]
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **wanted).logits
@@ -97,6 +174,37 @@ def summed_loss(model: Any, batch: Batch) -> torch.Tensor:
     )
 
 
-def _takes_positions(model: Any) -> bool:
+def takes_positions(model: Any) -> bool:
+    """Whether the model computes logits only where it is asked to."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(inner.forward).parameters
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    # One pass without a mask of the tensor's size; kinds of 8 bits have no such kernel.
+    low, high = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def _bits(spec: QuantizationSpec, compute: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(**spec.model_dump(), bnb_4bit_compute_dtype=compute)
+
+
+def _steady_kernels(model: Any) -> None:
+    """Keep one arithmetic for training and evaluation.
+
+    In eval mode on the CPU, bitsandbytes repacks 4-bit weights for good into a form whose kernel has no
+    gradient, so that one evaluation would ruin the steps after it; and it rounds the inputs of 8-bit
+    layers too, so that a loss in eval mode would be another function than the one being trained.
+    """
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+        elif isinstance(module, Linear8bitLt) and module.weight.device.type == "cpu":
+            module.register_forward_pre_hook(lambda layer, _: layer.train() and None)

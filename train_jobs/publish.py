@@ -1,4 +1,4 @@
-"""Publishing a finished run: its last checkpoint as an adapter version and, merged, as a full one."""
+"""Publishing a finished run: its last checkpoint as an adapter version and as a full one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cluster.refs import VersionRef
 from cluster.registry import ModelStore
 from cluster.storage import Storage
 from train_jobs import checkpoint
+from train_jobs.checkpoint import Committed
 from train_jobs.run_files import RunFiles
 from train_jobs.spec import TrainSpec
 
@@ -46,16 +47,14 @@ def targets(spec: TrainSpec, base: VersionRef) -> list[Target]:
 
 def missing(store: ModelStore, spec: TrainSpec, base: VersionRef) -> list[Target]:
     """Targets that are not in the store yet. Raises ConflictError for a name that something else holds."""
-    mine = Lineage(run=spec.run, step=spec.max_steps)
     left = []
     for target in targets(spec, base):
         if target.ref.version not in store.labels(target.ref.model):
             left.append(target)
             continue
-        holder = store.manifest(target.ref)
-        if holder.lineage != mine:
+        if not _is_ours(store.manifest(target.ref).lineage, spec):
             raise ConflictError(
-                f"`{target.ref}` exists and did not come from step {mine.step} of the run `{spec.run}`.",
+                f"`{target.ref}` exists and did not come from the last step of the run `{spec.run}`.",
                 code="train.version_taken",
                 hint="Choose another `publish` name; `linnet models show` lists the names that are taken.",
             )
@@ -72,9 +71,12 @@ def publish_run(settings: Settings, spec: TrainSpec, base: VersionRef) -> list[s
     left = missing(store, spec, base)
     if left:
         with _scratch(settings) as scratch:
-            adapter = _fetch_adapter(RunFiles(Storage(settings.root), spec.run), spec.max_steps, scratch)
+            files = RunFiles(Storage(settings.root), spec.run)
+            last = _last_checkpoint(files, spec)
+            trained = _fetch_weights(files, last, scratch)
             prompts = task_prompts(spec.data.validation) if spec.data.validation else []
-            publisher = _Publisher(store, spec, base, adapter, scratch, prompts)
+            lineage = Lineage(run=spec.run, step=last.manifest.step)
+            publisher = _Publisher(store, base, lineage, trained, scratch, prompts)
             for target in left:
                 publisher.publish(target)
     return [str(target.ref) for target in targets(spec, base)]
@@ -92,12 +94,12 @@ def task_prompts(path: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Publisher:
-    """What all targets of a run have in common; `adapter` is its last checkpoint's directory."""
+    """What all targets of a run have in common; `trained` holds its last checkpoint's weights."""
 
     store: ModelStore
-    spec: TrainSpec
     base: VersionRef
-    adapter: Path
+    lineage: Lineage
+    trained: Path
     scratch: Path
     prompts: list[str]
 
@@ -107,38 +109,55 @@ class _Publisher:
             source,
             target.ref,
             kind=target.kind,
-            source_label=f"run {self.spec.run}",
+            source_label=f"run {self.lineage.run}",
             parent=str(self.base),
-            lineage=Lineage(run=self.spec.run, step=self.spec.max_steps),
+            lineage=self.lineage,
             golden=answers,
         )
 
     def _prepare(self, kind: VersionKind) -> tuple[Path, Golden]:
-        from train_jobs import golden
-        from train_jobs.merge import merge
+        from train_jobs import golden, merge, weights
 
         base_dir = self.store.local_dir(self.base)
         if kind is VersionKind.ADAPTER:
-            return self.adapter, golden.compute(base_dir, adapter_dir=self.adapter, prompts=self.prompts)
-        merged = self.scratch / "merged"
-        merge(base_dir, self.adapter, merged, dtype=self.store.manifest(self.base).dtype)
-        return merged, golden.compute(merged, prompts=self.prompts)
+            return self.trained, golden.compute(base_dir, adapter_dir=self.trained, prompts=self.prompts)
+        full, dtype = self.scratch / "full", self.store.manifest(self.base).dtype
+        every = self.trained / weights.MODEL_WEIGHTS
+        if every.exists():
+            merge.fill(base_dir, every, full, dtype=dtype)
+        else:
+            merge.merge(base_dir, self.trained, full, dtype=dtype)
+        return full, golden.compute(full, prompts=self.prompts)
 
 
-def _fetch_adapter(files: RunFiles, step: int, scratch: Path) -> Path:
-    from train_jobs.state import ADAPTER_FILES
+def _is_ours(lineage: Lineage | None, spec: TrainSpec) -> bool:
+    """Whether a version came from the end of this run, which early stopping may put at any step."""
+    if lineage is None or lineage.run != spec.run:
+        return False
+    return lineage.step == spec.max_steps or spec.early_stopping_patience is not None
 
+
+def _last_checkpoint(files: RunFiles, spec: TrainSpec) -> Committed:
     found = checkpoint.discover(files)
-    if found.newest is None or found.newest.manifest.step != step:
-        raise IntegrityError(
-            " ".join([f"The run `{files.run}` has no good checkpoint of step {step}.", *found.skipped]),
-            code="train.no_checkpoint",
-            hint=f"`linnet train run` of the same file trains the missing steps of `{files.run}` again.",
-        )
-    directory = scratch / "adapter"
+    may_end_early = spec.early_stopping_patience is not None and not found.skipped
+    if found.newest is not None and (found.newest.manifest.step == spec.max_steps or may_end_early):
+        return found.newest
+    raise IntegrityError(
+        " ".join([f"The run `{files.run}` has no good checkpoint of its last step.", *found.skipped]),
+        code="train.no_checkpoint",
+        hint=f"`linnet train run` of the same file trains the missing steps of `{files.run}` again.",
+    )
+
+
+def _fetch_weights(files: RunFiles, last: Committed, scratch: Path) -> Path:
+    """The adapter, or all weights, of a checkpoint as a directory that PEFT or transformers can load."""
+    from train_jobs.weights import ADAPTER_FILES, MODEL_FILES
+
+    directory = scratch / "trained"
     directory.mkdir()
-    for name in ADAPTER_FILES:
-        (directory / name).write_bytes(files.storage.read_bytes(f"{found.newest.directory}/{name}"))
+    for name in (*ADAPTER_FILES, *MODEL_FILES):
+        if name in last.manifest.files:
+            (directory / name).write_bytes(files.storage.read_bytes(f"{last.directory}/{name}"))
     return directory
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from cluster.config import StrictModel
 from cluster.errors import NotFoundError
@@ -13,16 +13,23 @@ from cluster.storage import Storage
 
 
 class StepRecord(StrictModel):
-    """One step as rank 0 saw it end. `at` in unix seconds, `tokens` counts the real ones of all ranks."""
+    """One step as rank 0 saw it end. `at` in unix seconds, `tokens` counts the real ones of all ranks.
+
+    `applied` is False when the loss was bad and the weights were left. `metrics` are those of the method besides the loss, `eval` those of an evaluation after the step.
+    """
 
     step: int
     loss: float
+    grad_norm: float
     learning_rate: float
     tokens: int
     tokens_per_s: float
     step_s: float
     attempt: int
     at: float
+    applied: bool = True
+    metrics: dict[str, float] = Field(default_factory=dict)
+    eval: dict[str, float] = Field(default_factory=dict)
 
 
 class WorkerRecord(StrictModel):
@@ -36,13 +43,15 @@ class WorkerRecord(StrictModel):
 class AttemptRecord(StrictModel):
     """The start of one attempt.
 
-    `launch` tells which command made it, `skipped` what could not be resumed from and why.
+    `launch` tells which command made it, `source` whether it took its state from a checkpoint or from a
+    peer that had it, `skipped` what could not be resumed from and why.
     """
 
     attempt: int
     at: float
     launch: str
     resumed_from_step: int
+    source: str = "checkpoint"
     skipped: list[str]
     workers: list[WorkerRecord]
 
@@ -59,6 +68,10 @@ class RunFiles:
         self.attempts = f"{self.directory}/attempts.jsonl"
         self.logs = f"{self.directory}/logs"
         self.checkpoints = f"{self.directory}/checkpoints"
+        self.witness = f"{self.directory}/witness.jsonl"
+        self.receipts = f"{self.directory}/receipts.jsonl"
+        self.certificates = f"{self.directory}/certificates.jsonl"
+        self.ledger = f"{self.directory}/ledger"
         self.plot = f"{self.directory}/loss.png"
 
     def add_step(self, record: StepRecord) -> None:

@@ -8,8 +8,8 @@ from train_jobs.spec import SchedulerType, TrainSpec
 
 
 def warmup_steps(spec: TrainSpec) -> int:
-    """Steps over which the learning rate rises from 0."""
-    return math.ceil(spec.max_steps * spec.warmup_ratio)
+    """Steps over which the learning rate rises from 0: `warmup_steps`, or else `warmup_ratio` of all."""
+    return spec.warmup_steps or math.ceil(spec.max_steps * spec.warmup_ratio)
 
 
 def learning_rate(spec: TrainSpec, step: int) -> float:

@@ -15,7 +15,7 @@ from cluster.errors import ExitCode, InterruptedRunError, LinnetError, UsageErro
 from train_jobs.driver import RunResult, train
 from train_jobs.spec import load_spec
 
-_USAGE = "python train_jobs/sft.py FILE [key.sub=value ...] [--json]"
+_USAGE = "python train_jobs/{sft,dpo}.py FILE [key.sub=value ...] [--json]"
 
 
 def run(file: str, overrides: list[str], settings: Settings) -> RunResult:

@@ -31,11 +31,56 @@ class SchedulerType(StrEnum):
     CONSTANT = "constant"
 
 
+class Method(StrEnum):
+    """What a step minimises: cross entropy on answers, or the preference loss of DPO."""
+
+    SFT = "sft"
+    DPO = "dpo"
+
+
+class Optimizer(StrEnum):
+    """Optimizers, by Hugging Face Trainer's names."""
+
+    ADAMW = "adamw_torch"
+    ADAMW_8BIT = "adamw_bnb_8bit"
+    SGD = "sgd"
+
+
+class Tracker(StrEnum):
+    """Where a run reports to besides its own JSONL file."""
+
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
+
+
+class FaultTolerance(StrEnum):
+    """What survivors of a lost worker do: resume from the last commit at full strength, or go on at once."""
+
+    RESTART = "restart"
+    CONTINUE = "continue"
+
+
+class BadLoss(StrEnum):
+    """What follows a loss that is not finite or that spikes."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+class Mismatch(StrEnum):
+    """What follows a resume certificate that does not hold."""
+
+    STOP = "stop"
+    WARN = "warn"
+
+
 class DataSpec(StrictModel):
     """Files of samples.
 
     `~`, `$NAME` and `${LINNET_HOME}` are filled in; a relative path starts at the current directory.
-    `validation` is not trained on: some of its prompts become golden prompts of what is published.
+    `validation` is not trained on: it is what `eval_steps` evaluates, and some of its prompts become
+    golden prompts of what is published.
     """
 
     train: str
@@ -51,10 +96,53 @@ class PeftSpec(StrictModel):
     target_modules: str | tuple[str, ...] = "all-linear"
 
 
+class QuantizationSpec(StrictModel):
+    """The frozen base in fewer bits (QLoRA), as `transformers.BitsAndBytesConfig` names it."""
+
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+    bnb_4bit_quant_type: Annotated[str, StringConstraints(pattern=r"^(nf4|fp4)$")] = "nf4"
+    bnb_4bit_use_double_quant: bool = False
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if self.load_in_4bit == self.load_in_8bit:
+            raise ValueError("set exactly one of `load_in_4bit` and `load_in_8bit`")
+        return self
+
+
+class DpoSpec(StrictModel):
+    """Direct preference optimization (Rafailov 2023, arXiv 2305.18290), as `trl.DPOConfig` names it."""
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+
+
+class WorkersSpec(StrictModel):
+    """An elastic group: full strength is `max`, and it trains on while `min` are left."""
+
+    min: Positive
+    max: Positive
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"`min` {self.min} is more than `max` {self.max}")
+        return self
+
+
 class FailuresSpec(StrictModel):
-    """How many lost workers one launch survives; -1: any number."""
+    """What a run does about failures.
+
+    `max_failures` is a budget that one committed checkpoint beyond the last failure refills; -1: any
+    number. `hang_timeout_s` bounds, in seconds, how long one rank may keep the others waiting.
+    """
 
     max_failures: Annotated[int, Field(ge=-1)] = 8
+    hang_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    on_bad_loss: BadLoss = BadLoss.STOP
+    spike_factor: Annotated[float, Field(gt=1)] | None = None
+    on_mismatch: Mismatch = Mismatch.STOP
 
 
 class PublishSpec(StrictModel):
@@ -82,30 +170,75 @@ class TrainSpec(StrictModel):
 
     run: Name
     model: str
+    method: Method = Method.SFT
     data: DataSpec
     max_steps: Positive
     learning_rate: Annotated[float, Field(gt=0)]
     per_device_train_batch_size: Positive = 8
     gradient_accumulation_steps: Positive = 1
     warmup_ratio: Fraction = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
     lr_scheduler_type: SchedulerType = SchedulerType.LINEAR
+    optim: Optimizer = Optimizer.ADAMW
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 42
     max_length: Positive = 1024
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    eval_steps: Positive | None = None
+    per_device_eval_batch_size: Positive = 8
+    early_stopping_patience: Positive | None = None
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
     save_steps: Positive = 50
     save_total_limit: Positive = 3
+    save_total_bytes: Positive | None = None
     logging_steps: Positive = 1
+    report_to: tuple[Tracker, ...] = ()
     num_workers: Positive = 1
+    workers: WorkersSpec | None = None
+    standby: Annotated[int, Field(ge=0)] = 0
     threads_per_worker: Positive = 1
-    peft: PeftSpec = PeftSpec()
+    fault_tolerance: FaultTolerance = FaultTolerance.RESTART
+    peft: PeftSpec | None = PeftSpec()
+    quantization: QuantizationSpec | None = None
+    dpo: DpoSpec = DpoSpec()
     failures: FailuresSpec = FailuresSpec()
     publish: PublishSpec | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.workers is not None and self.num_workers not in (1, self.workers.max):
+            raise ValueError("give `num_workers` or `workers`, or the same number in both")
+        if self.quantization is not None and self.peft is None:
+            raise ValueError("`quantization` needs `peft`: a base in fewer bits takes no gradients itself")
+        if self.peft is None and self.publish is not None and self.publish.adapter_version is not None:
+            raise ValueError("`publish.adapter_version` needs `peft`: full training makes no adapter")
+        if self.eval_steps is not None and self.data.validation is None:
+            raise ValueError("`eval_steps` needs `data.validation`")
+        if self.early_stopping_patience is not None and self.eval_steps is None:
+            raise ValueError("`early_stopping_patience` needs `eval_steps`")
+        return self
+
+    @property
+    def slots(self) -> int:
+        """Equal parts of every step: one a worker at full strength, whoever computes them."""
+        return self.workers.max if self.workers else self.num_workers
+
+    @property
+    def min_workers(self) -> int:
+        """How many workers it takes to go on."""
+        if self.workers is not None:
+            return self.workers.min
+        return 1 if self.fault_tolerance is FaultTolerance.CONTINUE else self.num_workers
 
     @property
     def microbatches(self) -> int:
         """Microbatches of `per_device_train_batch_size` rows in one step, over all workers."""
-        return self.num_workers * self.gradient_accumulation_steps
+        return self.slots * self.gradient_accumulation_steps
 
     @property
     def global_batch_size(self) -> int:

@@ -1,205 +1,224 @@
-"""What runs in each Ray Train worker: set up, resume from the newest good checkpoint, train, save."""
+"""What runs in each Ray Train worker: warm up, then train in one formation after another."""
 
 from __future__ import annotations
 
 import logging
-import os
+import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from cluster.config import Settings
-from cluster.errors import LinnetError
+from cluster.errors import IntegrityError, LinnetError
+from cluster.recovery.classes import Signal
 from cluster.refs import VersionRef
-from cluster.registry import ModelStore
 from cluster.storage import Storage
-from train_jobs import checkpoint, state
-from train_jobs.checkpoint import Discovery
-from train_jobs.dataset import PackedDataset
-from train_jobs.group import Group
-from train_jobs.loop import Loop, StepResult
-from train_jobs.model import attach_lora, load_base
-from train_jobs.run_files import AttemptRecord, RunFiles, StepRecord, WorkerRecord
-from train_jobs.spec import TrainSpec
+from train_jobs import evaluating
+from train_jobs.certificate import Certificate, Verdict
+from train_jobs.early_stop import EarlyStop
+from train_jobs.formation.group import Group, GroupLostError
+from train_jobs.formation.member import CoordinatorLostError, Member
+from train_jobs.formation.messages import End, Formation, Phase
+from train_jobs.formation.ray_signals import signal_of
+from train_jobs.journal import Journal
+from train_jobs.loop import StepResult, Wishes
+from train_jobs.objectives import Samples, make_objective
+from train_jobs.resuming import Resuming
+from train_jobs.run_files import RunFiles
+from train_jobs.saving import Saver
+from train_jobs.spec import BadLoss, Mismatch, TrainSpec
+from train_jobs.tracking import Trackers
+from train_jobs.trainee import Trainee
+from train_jobs.worker_log import log_to_file
 
 _LOG = logging.getLogger("train_jobs")
 
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """What the driver tells every worker; `dataset` is a reference into Ray's object store."""
+    """What the driver tells every worker; the datasets are references into Ray's object store."""
 
     spec: TrainSpec
     settings: Settings
     base: VersionRef
-    launch: str
+    coordinator: Any
     dataset: Any
+    validation: Any
 
 
 def train_loop(config: dict[str, WorkerJob]) -> dict[str, Any]:
-    """Entry of Ray Train on each worker; returns `{"step"}` or `{"error"}`.
+    """Entry of Ray Train on each worker; returns `{"step", "error"}` when the run has ended.
 
-    An error of ours is returned by all ranks together and ends the run: it would come back after a
-    restart. Anything else is raised, and Ray Train restarts the group.
+    What is raised makes Ray Train replace this worker; the others keep their processes.
     """
     import ray
     from ray import train
 
     job = config["job"]
     torch.set_num_threads(job.spec.threads_per_worker)
-    group = Group()
-    try:
-        worker = Worker(job, ray.get(job.dataset), group, ray.util.get_node_ip_address())
-        worker.resume()
-        step = worker.train()
-        # Metrics only: Ray keeps no checkpoint of ours, and each report costs one poll of its controller.
-        train.report({"step": step})
-        return {"step": step}
-    except LinnetError as error:
-        _LOG.error("%s", error.render())
-        return {"error": error}
+    member = Member(job.coordinator, train.get_context().get_world_rank())
+    dataset, validation = ray.get(job.dataset), ray.get(job.validation) if job.validation else None
+    return Worker(job, member, dataset, validation).live()
 
 
 class Worker:
-    """One rank of one attempt."""
+    """One worker process."""
 
-    def __init__(self, job: WorkerJob, dataset: PackedDataset, group: Group, node_ip: str) -> None:
-        self.job, self.spec, self.dataset, self.group = job, job.spec, dataset, group
+    def __init__(self, job: WorkerJob, member: Member, dataset: Samples, validation: Samples | None) -> None:
+        self.job, self.spec, self.member = job, job.spec, member
         self.files = RunFiles(Storage(job.settings.root), job.spec.run)
-        self._node_ip = node_ip
-        self._step = 0
-        self._attempt = 0
-        self._failure: LinnetError | None = None
+        self._validation = validation
+        self.trainee = Trainee(job.spec, job.settings, job.base, dataset)
+        self.saver = Saver(job.spec, job.settings, self.files, member.committed)
+        self.journal = Journal(self.files, Trackers(job.spec, self.files, job.settings))
+        self._resuming = Resuming(self.files, self.trainee, self.journal)
+        self._has_state = False
 
-    def resume(self) -> None:
-        """Build the model, restore the newest good checkpoint and record the attempt."""
-        me = WorkerRecord(rank=self.group.rank, pid=os.getpid(), node_ip=self._node_ip)
-        workers = self.group.gather(me)
-        found = self._agreed(self._look_back)
-        self._attempt, discovery = self.group.from_first(found)
-        _log_to_file(self.files, self._attempt, self.group.rank)
-        self._agreed(lambda: self._build(discovery))
-        self._agreed(lambda: self._record(workers, discovery))
+    def live(self) -> dict[str, Any]:
+        """Warm up, then train whenever and with whomever the coordinator says, until the run has ended."""
+        try:
+            self.trainee.warm()
+        except Exception as error:
+            self.member.could_not_start(error)
+            raise
+        self.member.join()
+        while True:
+            order = self.member.next_formation(self.trainee.step if self._has_state else None)
+            if isinstance(order, End):
+                return {"step": order.step, "error": order.error}
+            self._train_in(order)
 
-    def train(self) -> int:
-        """Train to the last step, saving as the spec says; returns the last step."""
-        while self._step < self.spec.max_steps:
-            began = time.monotonic()
-            result = self.loop.run_step(self._step + 1, stop=self._failure is not None)
-            self._step += 1
-            self._journal(result, time.monotonic() - began)
-            if result.stop:
-                self.group.raise_together(self._failure)
-            if self._step % self.spec.save_steps == 0 or self._step == self.spec.max_steps:
-                self._save(result)
-        return self._step
+    def _train_in(self, formation: Formation) -> None:
+        member, rank = self.member, formation.workers.index(self.member.name)
+        log_to_file(self.files, formation.attempt, rank)
+        try:
+            group = Group.form(formation.store, formation.generation, rank, formation.size, member.is_over)
+            self._take_up(formation, group)
+            self._train(formation, group)
+        except GroupLostError as error:
+            _LOG.warning("attempt %d: %s", formation.attempt, error)
+            member.broken(str(error))
+        except CoordinatorLostError:
+            raise
+        except Exception as error:
+            _LOG.exception("attempt %d", formation.attempt)
+            member.raised(error)
+            if not isinstance(error, LinnetError) and signal_of(error) is not Signal.OUT_OF_MEMORY:
+                raise
 
-    def _look_back(self) -> tuple[int, Discovery] | None:
-        if self.group.rank != 0:
-            return None
-        discovery = checkpoint.discover(self.files)
-        checkpoint.sweep(self.files)
-        last = max((record.attempt for record in self.files.read_attempts()), default=0)
-        return last + 1, discovery
-
-    def _build(self, discovery: Discovery) -> None:
-        directory: Path = ModelStore.open(self.job.settings).local_dir(self.job.base)
-        model = attach_lora(load_base(directory), self.spec.peft, self.spec.seed)
-        model.peft_config["default"].base_model_name_or_path = str(self.job.base)
-        self.loop = Loop(self.spec, model, self.dataset, self.group)
-        if discovery.newest is None:
-            return
-        position = state.restore(
-            checkpoint.read(self.files.storage, discovery.newest),
-            model,
-            self.loop.optimizer,
-            data_fingerprint=self.dataset.fingerprint,
-            rank=self.group.rank,
-        )
-        self._step = position.step
-
-    def _record(self, workers: list[WorkerRecord], discovery: Discovery) -> None:
-        for sentence in discovery.skipped:
+    def _take_up(self, formation: Formation, group: Group) -> None:
+        self.member.mark(Phase.RESTORING)
+        began = time.monotonic()
+        self.trainee.loop.microbatch_divisor = formation.microbatch_divisor
+        had_state, self._has_state = self._has_state, False
+        self.saver.settle()
+        skipped = self._resuming.take_up(formation, group, had_state, self.member.mark)
+        self.saver.head = self._resuming.head
+        self._has_state = True
+        for sentence in skipped:
             _LOG.warning("skipped: %s", sentence)
-        _LOG.info("attempt %d goes on from step %d", self._attempt, self._step)
-        if self.group.rank == 0:
-            self.files.add_attempt(
-                AttemptRecord(
-                    attempt=self._attempt,
-                    at=time.time(),
-                    launch=self.job.launch,
-                    resumed_from_step=self._step,
-                    skipped=discovery.skipped,
-                    workers=workers,
-                )
+        _LOG.info(
+            "attempt %d goes on from step %d with %d of %d",
+            formation.attempt, self.trainee.step, group.size, self.spec.slots,
+        )  # fmt: skip
+        if group.rank == 0:
+            self.member.formed(self.trainee.step, skipped, time.monotonic() - began)
+
+    def _train(self, formation: Formation, group: Group) -> None:
+        trainee, member = self.trainee, self.member
+        while trainee.step < self.spec.max_steps and not self._has_stopped_improving():
+            began = time.monotonic()
+            wishes = Wishes(member.wants_regroup, member.wants_commit, self.saver.committed_step)
+            self._has_state = False
+            ceiling = self.journal.ceiling(self.spec.failures.spike_factor)
+            result = trainee.loop.run_step(trainee.step + 1, group, wishes, member.mark, ceiling=ceiling)
+            trainee.step += 1
+            self._has_state = True
+            member.compute_s = result.compute_s
+            self._account(formation, group, result, began)
+            if self._save_is_due(result):
+                self._save(formation, group, result)
+            if result.wishes.regroup and trainee.step < self.spec.max_steps:
+                self.saver.settle()
+                return
+        self._finish(group)
+
+    def _has_stopped_improving(self) -> bool:
+        patience = self.spec.early_stopping_patience
+        if patience is None:
+            return False
+        rule = EarlyStop(patience, self.spec.early_stopping_threshold)
+        return rule.decide(self.journal.evaluations).stop
+
+    def _account(self, formation: Formation, group: Group, result: StepResult, began: float) -> None:
+        """Keep the ledger, compare what is done again, judge the loss; all of it alike on every member."""
+        self.journal.trim(result.wishes.committed)
+        entry = self.journal.enter(result, formation.attempt)
+        verdict = self._resuming.compare(entry)
+        if not result.applied:
+            self._bad_loss(result)
+        evaluation = self._evaluate(group, result.step)
+        if evaluation:
+            self.journal.evaluations.append((result.step, evaluation["eval_loss"]))
+        seconds = time.monotonic() - began
+        if group.rank == 0:
+            self.journal.write(result, entry, seconds, evaluation)
+            self.member.advanced(result.step, seconds, verdict.verdict.value if verdict else "")
+            self.saver.witnessed()
+        if verdict is not None:
+            self._certify(group, verdict)
+
+    def _certify(self, group: Group, certificate: Certificate) -> None:
+        if group.rank == 0:
+            self.journal.add_certificate(certificate)
+        if certificate.verdict is Verdict.UNEQUAL and self.spec.failures.on_mismatch is Mismatch.STOP:
+            raise IntegrityError(
+                f"Step {certificate.replayed_steps[-1]} came out differently when it was done again: "
+                f"{certificate.difference}.",
+                code="train.certificate",
+                hint="Other hardware or packages? `failures.on_mismatch=warn` goes on all the same.",
             )
 
-    def _journal(self, result: StepResult, seconds: float) -> None:
-        if self.group.rank != 0 or self._failure is not None:
+    def _bad_loss(self, result: StepResult) -> None:
+        names = ", ".join(self.trainee.dataset.ids[index] for index in result.samples)
+        told = (
+            f"Step {result.step} has the loss {result.loss} and the gradient norm {result.grad_norm}; "
+            f"its samples are {names}"
+        )
+        if self.spec.failures.on_bad_loss is BadLoss.STOP:
+            raise LinnetError(
+                f"{told}.",
+                code="train.bad_loss" if math.isfinite(result.loss) else "train.not_finite",
+                hint="Lower learning_rate, look at these samples with `linnet data inspect`, or set "
+                "`failures.on_bad_loss=skip`.",
+            )
+        _LOG.warning("skipped: %s", told)
+
+    def _evaluate(self, group: Group, step: int) -> dict[str, float]:
+        if self._validation is None or not self.spec.eval_steps or step % self.spec.eval_steps:
+            return {}
+        self.member.mark(Phase.EVALUATING, step)
+        trainee = self.trainee
+        objective = make_objective(self.spec, self._validation, trainee.model, trainee.reference)
+        return evaluating.evaluate_together(self.spec, trainee.model, objective, len(self._validation), group)
+
+    def _save_is_due(self, result: StepResult) -> bool:
+        step = result.step
+        due = step % self.spec.save_steps == 0 or step == self.spec.max_steps or self._has_stopped_improving()
+        return due or (result.wishes.commit and step > result.wishes.committed)
+
+    def _save(self, formation: Formation, group: Group, result: StepResult) -> None:
+        if group.rank != 0:
             return
-        record = StepRecord(
-            step=self._step,
-            loss=result.loss,
-            learning_rate=result.learning_rate,
-            tokens=result.tokens,
-            tokens_per_s=result.tokens / seconds,
-            step_s=seconds,
-            attempt=self._attempt,
-            at=time.time(),
-        )
-        try:
-            self.files.add_step(record)
-        except LinnetError as error:
-            # The other ranks are on their way into the next step, where they hear of it.
-            self._failure = error
+        self.member.mark(Phase.SAVING, result.step)
+        self.saver.save(self.trainee, self.journal.pending(), result, formation, self.journal.last_eval)
 
-    def _save(self, result: StepResult) -> None:
-        rng = self.group.gather(state.rng())
-        self._agreed(lambda: self._commit(result, rng) if self.group.rank == 0 else None)
-
-    def _commit(self, result: StepResult, rng: list[Any]) -> None:
-        if self._failure is not None:
-            raise self._failure
-        position = state.Position(
-            step=self._step,
-            samples_seen=self._step * self.spec.global_batch_size,
-            seed=self.spec.seed,
-            learning_rate=result.learning_rate,
-            data_fingerprint=self.dataset.fingerprint,
-            spec_sha256=self.spec.sha256,
-        )
-        checkpoint.commit(
-            self.files,
-            state.capture(self.loop.model, self.loop.optimizer, position, rng),
-            step=self._step,
-            attempt=self._attempt,
-            world_size=self.group.size,
-            metrics={"loss": result.loss},
-        )
-        checkpoint.prune(self.files, self.spec.save_total_limit)
-        _LOG.info("step %d committed, loss %.4f", self._step, result.loss)
-
-    def _agreed(self, act: Any) -> Any:
-        """Do something that may fail on one rank, and fail on all if it does."""
-        error, value = None, None
-        try:
-            value = act()
-        except LinnetError as caught:
-            error = caught
-        self.group.raise_together(error)
-        return value
-
-
-def _log_to_file(files: RunFiles, attempt: int, rank: int) -> None:
-    """Write this rank's log beside the run; on an object store Ray's own session logs have it."""
-    if not files.storage.is_local:
-        return
-    directory = files.storage.local_path(files.logs)
-    directory.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(directory / f"attempt_{attempt}_rank_{rank}.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    _LOG.addHandler(handler)
-    _LOG.setLevel(logging.INFO)
+    def _finish(self, group: Group) -> None:
+        """Rank 0 says that the run is over when its last checkpoint is complete; the others wait for that."""
+        if group.rank == 0:
+            self.member.mark(Phase.SAVING)
+            self.saver.drain()
+            self.journal.close()
+            self.member.finished(self.trainee.step)

@@ -1,4 +1,6 @@
+import array
 import errno
+import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError, NotFoundError, StorageError
-from cluster.storage import Storage, make_read_only, make_writable
+from cluster.storage import Retry, Storage, make_read_only, make_writable
 
 
 @pytest.fixture(params=["path", "file-url", "s3"])
@@ -193,3 +195,82 @@ def test_a_denied_write_says_so(tmp_path, monkeypatch):
         Storage(str(tmp_path)).write_atomic("a", b"1")
 
     assert caught.value.code == "storage.denied"
+
+
+@pytest.mark.parametrize("size", [0, 1, 4 * 1024**2, 9 * 1024**2 + 1])
+def test_a_write_tells_the_hash_of_bytes_and_of_views_alike(storage, size):
+    data = os.urandom(size)
+
+    assert storage.write_atomic("a", data) == hashlib.sha256(data).hexdigest() == storage.sha256("a")
+    assert storage.write_atomic("b", memoryview(data)) == storage.sha256("b")
+    assert storage.read_bytes("b") == data
+
+
+def test_a_view_of_wider_items_is_written_as_its_bytes(storage):
+    numbers = array.array("d", range(10))
+
+    storage.write_atomic("a", memoryview(numbers))
+
+    assert storage.read_bytes("a") == numbers.tobytes()
+
+
+def test_directories_are_listed_by_a_file_that_they_hold(storage):
+    for path in ("m/v1/x", "m/v2/mark", "m/v3/deep/mark", "m/mark", "m/v0/mark"):
+        storage.write_atomic(path, b"1")
+
+    assert storage.list_dirs_with("m", "mark") == ["v0", "v2"]
+    assert storage.list_dirs_with("nothing", "mark") == []
+
+
+def _retry_of(slept, **limits):
+    return Retry(clock=lambda: sum(slept), sleep=slept.append, **limits)
+
+
+def _fails(times, error):
+    left = iter(range(times))
+
+    def act():
+        if next(left, None) is not None:
+            raise error
+        return "done"
+
+    return act
+
+
+PASSING = StorageError("The server does not answer.", code="storage.failed", hint="Wait.", retryable=True)
+
+
+@given(
+    failures=st.integers(0, 30), first=st.floats(0.1, 5), longest=st.floats(5, 60), deadline=st.floats(0, 500)
+)
+def test_pauses_double_to_the_longest_and_never_outlast_the_deadline(failures, first, longest, deadline):
+    pauses = [min(first * 2**n, longest) for n in range(failures)]
+    in_time = [n for n in range(failures + 1) if sum(pauses[:n]) <= deadline]
+    slept = []
+    retry = _retry_of(slept, first_s=first, longest_s=longest, deadline_s=deadline)
+
+    if in_time[-1] == failures:
+        assert retry.call(_fails(failures, PASSING)) == "done"
+    else:
+        with pytest.raises(StorageError, match=f"Tried {in_time[-1] + 1} times") as caught:
+            retry.call(_fails(failures, PASSING))
+        assert caught.value.retryable
+        assert (caught.value.code, caught.value.hint) == ("storage.failed", "Wait.")
+
+    assert slept == pauses[: in_time[-1]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageError("full", code="storage.full", retryable=True),
+        StorageError("denied", code="storage.denied"),
+        NotFoundError("absent", retryable=True),
+    ],
+)
+def test_what_does_not_pass_by_waiting_is_raised_at_once(error):
+    slept = []
+    with pytest.raises(type(error)) as caught:
+        _retry_of(slept).call(_fails(1, error))
+    assert caught.value is error
+    assert slept == []

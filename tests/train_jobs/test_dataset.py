@@ -1,14 +1,34 @@
+import json
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from cluster.errors import ConfigError
 from train_jobs.data.records import Encoded
-from train_jobs.dataset import load_packed, pack
+from train_jobs.dataset import PackedDataset, PairDataset, load_dataset, load_packed, load_pairs, pack
+from train_jobs.spec import Method
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def pair_file(tmp_path):
+    rows = [
+        {"id": "first", "prompt": "Good?", "chosen": "yes", "rejected": "never"},
+        {"id": "alone", "prompt": "Good?", "chosen": "yes"},
+        {"id": "long", "prompt": "Good?", "chosen": "yes", "rejected": "n" * 300},
+        {"id": "second", "prompt": "Well?", "chosen": "very", "rejected": "no"},
+    ]
+    return write(tmp_path / "pairs.jsonl", rows)
 
 
 def test_samples_come_back_as_they_went_in():
     rows = [Encoded("a", [5, 6, 7], [-100, 6, 7]), Encoded("b", [8], [8]), Encoded("c", [9, 9], [-100, 9])]
-    packed = pack(rows, fingerprint="f", dropped={})
+    packed = pack(rows, fingerprint="f", dropped_ids={})
     assert len(packed) == 3
     for index, row in enumerate(rows):
         ids, labels = packed.sample(index)
@@ -17,9 +37,22 @@ def test_samples_come_back_as_they_went_in():
 
 
 def test_a_label_that_nothing_predicts_does_not_count():
-    packed = pack([Encoded("a", [5, 6], [5, 6]), Encoded("b", [7], [7])], fingerprint="f", dropped={})
+    packed = pack([Encoded("a", [5, 6], [5, 6]), Encoded("b", [7], [7])], fingerprint="f", dropped_ids={})
     assert list(packed.answers) == [1, 0]
     assert packed.answer_tokens([0, 0, 1]) == 2
+
+
+def test_packing_holds_no_rows():
+    length, rows = 1000, 400
+    tracemalloc.start()
+    packed = pack(
+        (Encoded("a", [1] * length, [1] * length) for _ in range(rows)), fingerprint="f", dropped_ids={}
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    arrays = packed.input_ids.nbytes + packed.labels.nbytes
+    assert arrays == 2 * 4 * length * rows
+    assert peak < 2 * arrays
 
 
 def test_a_file_is_encoded_with_loss_on_answers_only(data_file, tiny_dir):
@@ -32,8 +65,71 @@ def test_a_file_is_encoded_with_loss_on_answers_only(data_file, tiny_dir):
     assert np.array_equal(trained, ids[labels != -100])
 
 
-def test_a_dataset_without_a_usable_row_is_refused(tmp_path, tiny_dir):
-    path = tmp_path / "empty.jsonl"
-    path.write_text('{"prompt": "a", "completion": ""}\n')
-    with pytest.raises(ConfigError):
-        load_packed(str(path), tiny_dir, max_length=64)
+def test_rows_that_are_not_used_are_counted_and_named(tmp_path, tiny_dir):
+    rows = [
+        {"id": "kept", "prompt": "a", "completion": "b"},
+        {"id": "empty", "prompt": "a", "completion": ""},
+        {"id": "long", "prompt": "a" * 500, "completion": "b"},
+        {"prompt": "a" * 500, "completion": "b"},
+    ]
+    packed = load_packed(write(tmp_path / "a.jsonl", rows), tiny_dir, max_length=200)
+    assert packed.ids == ["kept"]
+    assert packed.dropped == {"longer than 200 tokens": 2, "empty answer": 1}
+    assert packed.dropped_ids == {"longer than 200 tokens": ["long", "a.jsonl:3"], "empty answer": ["empty"]}
+
+
+@pytest.mark.parametrize(
+    ("load", "row"),
+    [
+        (load_packed, {"prompt": "a", "completion": ""}),
+        (load_packed, {"prompt": "a", "completion": "b" * 70}),
+        (load_pairs, {"prompt": "a", "chosen": "b", "rejected": "b"}),
+        (load_pairs, {"prompt": "a", "chosen": "b", "rejected": "b" * 70}),
+    ],
+)
+def test_a_dataset_without_a_usable_row_is_refused(tmp_path, tiny_dir, load, row):
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path / "empty.jsonl", [row]), tiny_dir, max_length=64)
+    assert caught.value.code == "data.no_rows"
+
+
+def test_pairs_are_packed_side_by_side(pair_file, tiny_dir):
+    pairs = load_pairs(pair_file, tiny_dir, max_length=200)
+    assert len(pairs) == 2
+    assert pairs.ids == pairs.chosen.ids == pairs.rejected.ids == ["first", "second"]
+    assert pairs.dropped == {"no value in `rejected`": 1, "longer than 200 tokens": 1}
+    assert sorted(pairs.dropped_ids.values()) == [["alone"], ["long"]]
+    (chosen, good), (rejected, bad) = pairs.chosen.sample(0), pairs.rejected.sample(0)
+    begin = int((good != -100).argmax())
+    assert np.array_equal(chosen[:begin], rejected[:begin])
+    assert (bad[:begin] == -100).all()
+    # The letters of the answer and the token that ends the turn.
+    assert ((good != -100).sum(), (bad != -100).sum()) == (len("yes") + 1, len("never") + 1)
+    assert pairs.lengths([0]) == len(chosen) + len(rejected)
+
+
+def test_the_method_chooses_what_is_loaded(data_file, pair_file, tiny_dir, spec):
+    dpo = spec.model_copy(update={"method": Method.DPO})
+    assert isinstance(load_dataset(spec, tiny_dir, str(data_file)), PackedDataset)
+    assert isinstance(load_dataset(dpo, tiny_dir, pair_file), PairDataset)
+
+
+def test_data_of_another_method_are_refused_by_name(data_file, pair_file, tiny_dir, spec):
+    dpo = spec.model_copy(update={"method": Method.DPO})
+    for given, path, found, accepted in [
+        (spec, pair_file, "preferences", "prompt-completion"),
+        (dpo, str(data_file), "messages", "preferences"),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            load_dataset(given, tiny_dir, path)
+        assert caught.value.code == "data.format_for_method"
+        assert f"the format {found}, which the method {given.method} cannot" in caught.value.message
+        assert accepted in caught.value.hint
+
+
+def test_a_file_with_answers_and_preferences_serves_both_methods(tmp_path, tiny_dir):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    path = write(
+        tmp_path / "both.jsonl", [{"messages": turns, "prompt": "a", "chosen": "b", "rejected": "c"}]
+    )
+    assert len(load_packed(path, tiny_dir, 200)) == len(load_pairs(path, tiny_dir, 200)) == 1

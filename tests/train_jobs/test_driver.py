@@ -5,7 +5,7 @@ import pytest
 from cluster.errors import ConfigError, ConflictError, NotFoundError
 from cluster.manifest import VersionKind
 from cluster.refs import VersionRef
-from train_jobs import checkpoint, driver, report, state
+from train_jobs import checkpoint, driver, report
 from train_jobs.model import attach_lora, load_base
 
 
@@ -29,14 +29,7 @@ def test_an_adapter_cannot_be_the_base(store, spec, settings, tiny_dir, tmp_path
     source = tmp_path / "adapter"
     source.mkdir()
     model = attach_lora(load_base(tiny_dir), spec.peft, 0)
-    import torch
-
-    at = state.Position(
-        step=0, samples_seen=0, seed=0, learning_rate=0.0, data_fingerprint="f", spec_sha256="0"
-    )
-    contents = state.capture(model, torch.optim.SGD(model.parameters(), lr=1.0), at, [])
-    for name in state.ADAPTER_FILES:
-        (source / name).write_bytes(contents[name])
+    model.save_pretrained(source)
     store.publish(
         source,
         VersionRef(model="tiny", version="a"),

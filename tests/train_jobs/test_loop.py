@@ -1,133 +1,146 @@
-import math
+"""The step itself: the same bits for any number of members, and nothing lost when one of them goes."""
+
+import threading
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from cluster.errors import ConflictError, LinnetError
-from train_jobs import state
+from train_jobs import model as models
 from train_jobs.dataset import load_packed
-from train_jobs.group import Group
-from train_jobs.loop import Loop
-from train_jobs.model import attach_lora, load_base, trainable
+from train_jobs.formation.group import Group, GroupLostError
+from train_jobs.loop import Loop, Wishes
+from train_jobs.objectives import make_objective
+from train_jobs.optimizers import make_optimizer
+from train_jobs.sampling import step_samples
+
+
+def quiet(*_):
+    """No marks."""
 
 
 @pytest.fixture
-def packed(data_file, tiny_dir):
-    return load_packed(str(data_file), tiny_dir, max_length=512)
+def make(spec, tiny_dir):
+    """A fresh loop for a spec, always from the same weights."""
+
+    def _make(given=spec):
+        model = models.build(given, tiny_dir, "tiny:v1")
+        dataset = load_packed(given.data.train, tiny_dir, given.max_length)
+        optimizer = make_optimizer(given, models.trainable(model))
+        return Loop(given, model, optimizer, make_objective(given, dataset, model), len(dataset))
+
+    return _make
 
 
-@pytest.fixture
-def build(spec, packed, tiny_dir):
-    def _build(given=spec, group=None):
-        model = attach_lora(load_base(tiny_dir), given.peft, given.seed)
-        return Loop(given, model, packed, group or Group())
-
-    return _build
+def weights(loop):
+    return torch.cat([p.detach().flatten() for p in models.trainable(loop.model)])
 
 
-def position(loop, step):
-    return state.Position(
-        step=step, samples_seen=step * 8, seed=42, learning_rate=1e-3,
-        data_fingerprint=loop.dataset.fingerprint, spec_sha256="0",
-    )  # fmt: skip
+def train_alone(loop, steps):
+    return [loop.run_step(step, Group(), Wishes(), quiet) for step in steps]
 
 
-def restored(loop, files):
-    return state.restore(files, loop.model, loop.optimizer, data_fingerprint=loop.dataset.fingerprint, rank=0)
+def train_together(loops, steps, generation=1):
+    """The steps on one thread a member, over a real group; results of all members."""
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    results = [None] * len(loops)
+
+    def run(rank):
+        group = Group.form(("127.0.0.1", meeting.port), generation, rank, len(loops), lambda: False)
+        results[rank] = [loops[rank].run_step(step, group, Wishes(), quiet) for step in steps]
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(loops))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return results
 
 
-def test_the_loss_falls_on_a_batch_seen_again(build, spec):
-    loop = build(spec.model_copy(update={"max_steps": 40, "learning_rate": 5e-3}))
-    losses = [loop.run_step(step).loss for step in range(1, 41)]
-    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+def facts(result):
+    return (result.step, result.samples, result.loss, result.grad_norm, result.learning_rate, result.draws)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(build):
-    whole = build()
-    expected = [whole.run_step(step) for step in range(1, 9)]
-    first = build()
-    for step in range(1, 4):
-        first.run_step(step)
-    files = state.capture(first.model, first.optimizer, position(first, 3), [state.rng()])
-    torch.manual_seed(999)
-    second = build()
-    assert restored(second, files).step == 3
-    assert [second.run_step(step) for step in range(4, 9)] == expected[3:]
-    assert all(
-        torch.equal(a, b) for a, b in zip(trainable(whole.model), trainable(second.model), strict=True)
-    )
+def test_one_member_and_slots_of_its_own_give_the_same_bits_as_that_many_members(make, spec):
+    # Dropout draws from torch's generator, of which threads share one: the two-member run has none.
+    calm = spec.model_copy(update={"peft": spec.peft.model_copy(update={"lora_dropout": 0.0})})
+    alone = make(calm)
+    expected = train_alone(alone, range(1, 4))
+    pair = [make(calm), make(calm)]
+    for found in train_together(pair, range(1, 4)):
+        assert [facts(one) for one in found] == [facts(one) for one in expected]
+    assert torch.equal(weights(pair[0]), weights(alone))
+    assert torch.equal(weights(pair[1]), weights(alone))
 
 
-def test_dropout_is_drawn_from_seed_and_step_not_from_what_happened_before(build):
-    one, two = build(), build()
-    torch.manual_seed(1)
-    first = one.run_step(1).loss
-    torch.manual_seed(2)
-    torch.rand(10)
-    assert two.run_step(1).loss == first
+def test_the_samples_on_record_are_those_that_the_seed_prescribes(make, spec):
+    loop = make()
+    for result in train_alone(loop, range(1, 6)):
+        assert result.samples == step_samples(spec.seed, result.step, dataset_size=64, batch_size=8)
 
 
-class _Rank(Group):
-    """One of several ranks, computed alone: sums are left to the test."""
+class Dying:
+    """A group of two of which the other is gone: every exchange fails."""
 
-    def __init__(self, rank, size):
-        self.rank, self.size = rank, size
+    rank, size = 0, 2
 
     def sum(self, tensor):
-        return tensor
+        raise GroupLostError("gone")
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_gradient_of_a_step_is_the_same_whatever_the_world_size(build, spec, world):
-    spec = spec.model_copy(update={"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2})
-    alone = build(spec)
-    samples = list(range(8))
-    answers = alone.dataset.answer_tokens(samples)
-    alone._backward(1, samples, answers)
-    expected = [p.grad for p in alone.parameters]
-    ranks = [build(spec, _Rank(rank, world)) for rank in range(world)]
-    for rank in ranks:
-        rank._backward(1, samples, answers)
-    for index, gradient in enumerate(expected):
-        added = sum(rank.parameters[index].grad for rank in ranks)
-        assert torch.allclose(added, gradient, rtol=1e-4, atol=1e-6)
+def test_a_survivor_keeps_what_it_had_computed_and_the_weights_as_they_were(make):
+    expected = make()
+    (first,) = train_alone(expected, [1])
+    loop = make()
+    before = weights(loop).clone()
+    with pytest.raises(GroupLostError):
+        loop.run_step(1, Dying(), Wishes(), quiet)
+    assert torch.equal(weights(loop), before)
+    computed = []
+    plain = loop.objective.loss
+    object.__setattr__(loop.objective, "loss", lambda model, few: computed.append(few) or plain(model, few))
+    result = loop.run_step(1, Group(), Wishes(), quiet)
+    assert facts(result) == facts(first)
+    # Its own slot is not computed a second time.
+    assert len(computed) == 1
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_the_samples(build):
-    loop = build()
+def test_what_was_computed_with_other_weights_is_forgotten(make):
+    loop = make()
+    with pytest.raises(GroupLostError):
+        loop.run_step(1, Dying(), Wishes(), quiet)
     with torch.no_grad():
-        loop.parameters[0][0] = math.nan
-    before = [p.detach().clone() for p in loop.parameters]
-    with pytest.raises(LinnetError) as caught:
-        loop.run_step(1)
-    assert caught.value.code == "train.not_finite"
-    assert any(name in caught.value.message for name in loop.dataset.ids)
-    for old, new in zip(before, loop.parameters, strict=True):
-        assert torch.equal(old.nan_to_num(), new.nan_to_num())
+        for parameter in models.trainable(loop.model):
+            parameter.add_(0.01)
+    loop.forget()
+    fresh = make()
+    with torch.no_grad():
+        for parameter in models.trainable(fresh.model):
+            parameter.add_(0.01)
+    assert facts(train_alone(loop, [1])[0]) == facts(train_alone(fresh, [1])[0])
 
 
-def test_changed_data_are_refused(build, spec):
-    loop = build()
-    files = state.capture(loop.model, loop.optimizer, position(loop, 1), [state.rng()])
-    with pytest.raises(ConflictError) as caught:
-        state.restore(files, loop.model, loop.optimizer, data_fingerprint="f" * 64, rank=0)
-    assert caught.value.code == "train.data_changed"
+def test_smaller_microbatches_keep_the_batch_and_nearly_the_loss(make, spec):
+    whole, cut = make(), make()
+    cut.microbatch_divisor = 4
+    (one,), (other,) = train_alone(whole, [1]), train_alone(cut, [1])
+    assert one.samples == other.samples
+    assert other.loss == pytest.approx(one.loss, rel=1e-2)
 
 
-def test_each_rank_takes_up_its_own_random_state(build):
-    loop = build()
-    states = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        states.append(state.rng())
-    files = state.capture(loop.model, loop.optimizer, position(loop, 1), states)
-    state.restore(files, loop.model, loop.optimizer, data_fingerprint=loop.dataset.fingerprint, rank=1)
-    drawn = torch.rand(3)
-    torch.manual_seed(2)
-    assert torch.equal(drawn, torch.rand(3))
+def test_a_loss_that_is_not_finite_leaves_the_weights(make, spec):
+    loop = make()
+    train_alone(loop, [1])
+    with torch.no_grad():
+        models.trainable(loop.model)[0].fill_(float("inf"))
+    before = weights(loop).clone()
+    (result,) = train_alone(loop, [2])
+    assert not result.applied
+    assert torch.equal(weights(loop), before)
+    assert len(result.samples) == spec.global_batch_size
 
 
-def test_stop_reaches_the_result(build):
-    loop = build()
-    assert loop.run_step(1).stop is False
-    assert loop.run_step(2, stop=True).stop is True
+def test_accumulation_spreads_microbatches_over_slots_in_turn(make, spec):
+    deep = spec.model_copy(update={"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2})
+    (result,) = train_alone(make(deep), [1])
+    assert result.samples == step_samples(spec.seed, 1, dataset_size=64, batch_size=8)

@@ -5,9 +5,10 @@ from cluster.errors import ConflictError, IntegrityError, StorageError
 from cluster.manifest import Lineage, VersionKind
 from tests.support.disks import small_disks
 from tests.train_jobs.conftest import BASE
-from train_jobs import checkpoint, merge, publish, state
-from train_jobs.model import attach_lora, load_base, trainable
-from train_jobs.spec import DataSpec, PublishSpec
+from train_jobs import checkpoint, publish, state
+from train_jobs.model import build, load_base, trainable
+from train_jobs.optimizers import make_optimizer
+from train_jobs.spec import DataSpec, PublishSpec, QuantizationSpec
 
 
 @pytest.fixture
@@ -20,20 +21,31 @@ def spec(spec, data_file):
     )
 
 
-@pytest.fixture
-def trained(files, spec, tiny_dir):
-    """A committed last step whose adapter changes the model."""
-    model = attach_lora(load_base(tiny_dir), spec.peft, spec.seed)
+def commit_trained(files, spec, directory, step=8):
+    """A committed step whose weights differ from the base's; returns the model."""
+    model = build(spec, directory, str(BASE))
     with torch.no_grad():
         for parameter in trainable(model):
             parameter.add_(0.05)
-    optimizer = torch.optim.AdamW(trainable(model))
     at = state.Position(
-        step=8, samples_seen=64, seed=42, learning_rate=0.0, data_fingerprint="f", spec_sha256=spec.sha256
+        step=step,
+        samples_seen=8 * step,
+        seed=42,
+        learning_rate=0.0,
+        data_fingerprint="f",
+        base_sha256="b",
+        spec_sha256=spec.sha256,
     )
-    contents = state.capture(model, optimizer, at, [state.rng()])
-    checkpoint.commit(files, contents, step=8, attempt=1, world_size=2, metrics={})
+    optimizer = make_optimizer(spec, trainable(model))
+    with state.Snapshots(model, optimizer).take() as snapshot:
+        contents = state.encode(snapshot, at, [state.rng()])
+        checkpoint.commit(files, contents, step=step, attempt=1, world_size=2, metrics={})
     return model
+
+
+@pytest.fixture
+def trained(files, spec, tiny_dir):
+    return commit_trained(files, spec, tiny_dir)
 
 
 def test_a_run_becomes_an_adapter_and_a_merged_version_that_say_where_they_come_from(
@@ -88,7 +100,7 @@ def test_a_name_that_something_else_holds_is_refused(store, spec):
 
 def test_without_a_good_last_checkpoint_nothing_is_published(settings, store, spec, trained, files):
     files.storage.delete_file(f"{files.checkpoints}/step_8/adapter_model.safetensors")
-    with pytest.raises(IntegrityError, match="step 8"):
+    with pytest.raises(IntegrityError, match=r"last step.*step_8"):
         publish.publish_run(settings, spec, BASE)
     assert store.labels("tiny") == ["v1"]
 
@@ -107,16 +119,47 @@ def test_a_disk_that_fills_up_on_the_way_is_told_and_leaves_nothing(
     assert publish.publish_run(settings, spec, BASE) == ["tiny:v2-adapter", "tiny:v2"]
 
 
-def test_merging_keeps_the_stored_dtype(tmp_path, tiny_dir, trained, files):
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    for name in state.ADAPTER_FILES:
-        (adapter / name).write_bytes(files.storage.read_bytes(f"{files.checkpoints}/step_8/{name}"))
-    merge.merge(tiny_dir, adapter, tmp_path / "merged", dtype="bfloat16")
-    from safetensors.torch import load_file
+def test_full_training_becomes_a_full_version_without_an_adapter(settings, store, files, spec, tiny_dir):
+    full = spec.model_copy(update={"peft": None, "publish": PublishSpec(version="v2")})
+    model = commit_trained(files, full, tiny_dir)
+    assert publish.publish_run(settings, full, BASE) == ["tiny:v2"]
+    (target,) = publish.targets(full, BASE)
+    manifest, base = store.manifest(target.ref), store.manifest(BASE)
+    assert manifest.kind is VersionKind.MERGED
+    assert manifest.lineage == Lineage(run="run-1", step=8)
+    assert (manifest.dtype, manifest.parameters) == (base.dtype, base.parameters)
+    assert manifest.tokenizer_sha256 == base.tokenizer_sha256
+    published = load_base(store.local_dir(target.ref)).state_dict()
+    assert published.keys() == model.state_dict().keys()
+    assert all(torch.equal(published[name], tensor) for name, tensor in model.state_dict().items())
+    assert len(manifest.golden.answers) > 4
 
-    weights = load_file(tmp_path / "merged" / "model.safetensors")
-    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+def test_an_adapter_of_a_quantized_base_is_merged_into_the_base_as_stored(
+    settings, store, files, spec, tiny_dir
+):
+    quantized = spec.model_copy(update={"quantization": QuantizationSpec(load_in_4bit=True)})
+    model = commit_trained(files, quantized, tiny_dir)
+    publish.publish_run(settings, quantized, BASE)
+    merged = load_base(store.local_dir(publish.targets(quantized, BASE)[1].ref))
+    name = "model.layers.1.mlp.down_proj"
+    lora = model.get_base_model().get_submodule(name)
+    exact = load_base(tiny_dir).get_submodule(name).weight
+    expected = exact + lora.get_delta_weight("default")
+    assert torch.allclose(merged.get_submodule(name).weight, expected, atol=1e-6)
+    assert not hasattr(merged.config, "quantization_config")
+
+
+def test_a_run_that_stopped_early_is_published_at_the_step_where_it_did(
+    settings, store, files, spec, tiny_dir
+):
+    early = spec.model_copy(update={"early_stopping_patience": 1})
+    commit_trained(files, early, tiny_dir, step=6)
+    with pytest.raises(IntegrityError, match="last step"):
+        publish.publish_run(settings, spec, BASE)
+    publish.publish_run(settings, early, BASE)
+    assert {store.manifest(t.ref).lineage.step for t in publish.targets(early, BASE)} == {6}
+    assert publish.missing(store, early, BASE) == []
 
 
 def test_task_prompts_are_few_and_spread_over_the_file(data_file):

@@ -3,8 +3,8 @@ from train_jobs.run_files import AttemptRecord, StepRecord
 
 def step(number, attempt=1, at=0.0):
     return StepRecord(
-        step=number, loss=0.1 + 0.2, learning_rate=1e-3, tokens=10, tokens_per_s=5.0, step_s=2.0,
-        attempt=attempt, at=at,
+        step=number, loss=0.1 + 0.2, grad_norm=1.0, learning_rate=1e-3, tokens=10, tokens_per_s=5.0,
+        step_s=2.0, attempt=attempt, at=at,
     )  # fmt: skip
 
 

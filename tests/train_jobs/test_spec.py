@@ -4,7 +4,15 @@ import pytest
 
 import train_jobs
 from cluster.errors import ConfigError, ConflictError, NotFoundError
-from train_jobs.spec import TrainSpec, expand_path, load_spec, parse_stored_spec, require_same
+from train_jobs.spec import (
+    Optimizer,
+    Tracker,
+    TrainSpec,
+    expand_path,
+    load_spec,
+    parse_stored_spec,
+    require_same,
+)
 
 SHIPPED = Path(train_jobs.__file__).parent / "smollm2_sentiment.yaml"
 MINIMAL = """\
@@ -63,11 +71,47 @@ def test_a_missing_file_is_not_found(tmp_path, settings):
         ("publish: {version: v2, adapter_version: v2}\n", "must differ"),
         ("publish: {version: v2, merge: false}\n", "merge"),
         ("run: ../x\n", "run"),
+        ("warmup_steps: -1\n", "warmup_steps"),
+        ("optim: adamw\n", "adamw_torch"),
+        ("method: ppo\n", "sft"),
+        ("report_to: [tensorbord]\n", "tensorboard"),
+        ("fault_tolerance: ignore\n", "restart"),
+        ("workers: {min: 3, max: 2}\n", "`min` 3 is more than `max` 2"),
+        ("workers: {min: 1, max: 4}\nnum_workers: 2\n", "`num_workers` or `workers`"),
+        ("quantization: {}\n", "exactly one of"),
+        ("quantization: {load_in_4bit: true, load_in_8bit: true}\n", "exactly one of"),
+        ("quantization: {load_in_4bit: true, bnb_4bit_quant_type: int4}\n", "bnb_4bit_quant_type"),
+        ("quantization: {load_in_8bit: true}\npeft: null\n", "needs `peft`"),
+        ("peft: null\npublish: {adapter_version: a1, merge: false}\n", "makes no adapter"),
+        ("dpo: {beta: 0}\n", "dpo.beta"),
+        ("dpo: {label_smoothing: 0.5}\n", "dpo.label_smoothing"),
+        ("eval_steps: 5\n", "data.validation"),
+        ("early_stopping_patience: 2\n", "needs `eval_steps`"),
+        ("failures: {hang_timeout_s: 0}\n", "hang_timeout_s"),
+        ("failures: {spike_factor: 1}\n", "spike_factor"),
+        ("failures: {on_bad_loss: ignore}\n", "on_bad_loss"),
     ],
 )
 def test_bad_values_are_refused_by_name(write, settings, line, key):
     with pytest.raises(ConfigError, match=key):
         load_spec(write(line), settings=settings)
+
+
+def test_a_fixed_group_goes_on_at_full_strength_alone(write, settings):
+    spec = load_spec(write("num_workers: 3\n"), settings=settings)
+    assert (spec.slots, spec.min_workers) == (3, 3)
+
+
+@pytest.mark.parametrize("number", ["", "num_workers: 4\n"])
+def test_an_elastic_group_has_a_slot_for_each_of_its_most(write, settings, number):
+    spec = load_spec(write(f"workers: {{min: 2, max: 4}}\n{number}"), settings=settings)
+    assert (spec.slots, spec.min_workers) == (4, 2)
+
+
+def test_a_step_is_slots_times_accumulation_times_rows(write, settings):
+    lines = "num_workers: 3\ngradient_accumulation_steps: 2\nper_device_train_batch_size: 5\n"
+    spec = load_spec(write(lines), settings=settings)
+    assert (spec.microbatches, spec.global_batch_size) == (6, 30)
 
 
 def test_paths_are_expanded(tmp_path, monkeypatch):
@@ -91,6 +135,29 @@ def test_the_stored_spec_reads_back_as_the_same(write, settings):
     spec = load_spec(
         write("publish: {version: v2}\npeft: {target_modules: [q_proj, v_proj]}\n"), settings=settings
     )
+    require_reads_back(spec)
+
+
+def test_a_spec_of_every_kind_of_key_reads_back_as_the_same(write, settings):
+    lines = """\
+method: dpo
+optim: adamw_bnb_8bit
+bf16: true
+quantization: {load_in_4bit: true, bnb_4bit_use_double_quant: true}
+dpo: {beta: 0.2}
+workers: {min: 1, max: 2}
+standby: 1
+fault_tolerance: continue
+failures: {max_failures: -1, on_bad_loss: skip, spike_factor: 4, on_mismatch: warn}
+report_to: [tensorboard, wandb]
+"""
+    spec = load_spec(write(lines), ["eval_steps=5", "data.validation=held_out.jsonl"], settings)
+    assert spec.report_to == (Tracker.TENSORBOARD, Tracker.WANDB)
+    assert (spec.optim, spec.failures.max_failures) == (Optimizer.ADAMW_8BIT, -1)
+    require_reads_back(spec)
+
+
+def require_reads_back(spec):
     again = parse_stored_spec(spec.to_yaml(), "spec.yaml")
     assert again == spec
     assert again.sha256 == spec.sha256

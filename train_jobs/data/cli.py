@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,16 +13,11 @@ import typer
 from cluster.cli import output
 from cluster.cli.output import DryRunFlag, JsonFlag, YesFlag
 from cluster.errors import NotFoundError
+from train_jobs.data.built_in import BuiltIn
 
 DEFAULT_TOKENIZER = "smollm2@stable"
 
 app = output.new_app("Prepare and inspect training data.")
-
-
-class BuiltIn(StrEnum):
-    """Datasets that `prepare` knows how to build."""
-
-    ICWSM2014 = "icwsm2014"
 
 
 @app.command("list")
@@ -64,11 +58,11 @@ def prepare(
     dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Build train, validation and test Parquet in `messages` form."""
+    """Build train, validation and test Parquet, in `messages` form or as preferences."""
     from train_jobs.data import preparing, sentiment
 
     directory = (out or preparing.data_root() / dataset).expanduser().resolve()
-    if preparing.find_prepared(directory, preparing.Recipe(seed=seed)) is None:
+    if preparing.find_prepared(directory, preparing.Recipe(name=dataset.value, seed=seed)) is None:
         preparing.require_replaceable(directory)
         plan = [
             f"fetch {sentiment.REQUIREMENT} ({sentiment.LICENSE}) from the package index",
@@ -79,7 +73,7 @@ def prepare(
             planned = {"path": str(directory), "plan": plan}
             _emit_prepared(planned, "Nothing was changed.", applied=False, dry_run=True, as_json=as_json)
             return
-    done = preparing.prepare_icwsm2014(directory, seed=seed)
+    done = preparing.prepare(dataset, directory, seed=seed)
     splits = {name: summary.model_dump() for name, summary in done.manifest.splits.items()}
     told = ", ".join(f"{summary.rows} {name}" for name, summary in done.manifest.splits.items())
     sentence = f"{'Prepared' if done.changed else 'Already in place:'} {directory} ({told} rows)."
@@ -113,7 +107,9 @@ def inspect(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the format found, one sample with its loss mask, the lengths, and what was dropped and why."""
+    """Show the format found, one sample with its loss mask (of preferences both answers), the lengths, and
+    what was dropped and why.
+    """
     from train_jobs.data import inspecting, printing
 
     chosen = inspecting.choose_file(path)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
 from cluster.errors import ConfigError, did_you_mean
-from train_jobs.data.records import ROLES, Dropped, Example, Message
+from train_jobs.data.preferences import read_preference
+from train_jobs.data.records import ROLES, Dropped, Example, Message, Pair, Place
+from train_jobs.data.turns import (
+    NOT_UNICODE,
+    Reason,
+    fault,
+    has_lone_surrogate,
+    is_filled,
+    read_turns,
+    text_or_empty,
+)
 
 Row = Mapping[str, Any]
-Reason = str
 
 
 class Format(StrEnum):
     """A shape of training data."""
 
+    PREFERENCES = "preferences"
     MESSAGES = "messages"
     SHAREGPT = "sharegpt"
     ALPACA = "alpaca"
@@ -24,14 +34,13 @@ class Format(StrEnum):
 
 
 NEEDED_COLUMNS: dict[Format, tuple[str, ...]] = {
+    Format.PREFERENCES: ("chosen", "rejected"),
     Format.MESSAGES: ("messages",),
     Format.SHAREGPT: ("conversations",),
     Format.ALPACA: ("instruction", "output"),
     Format.PROMPT_COMPLETION: ("prompt", "completion"),
     Format.TEXT: ("text",),
 }
-
-_NOT_UNICODE = "text that is not valid Unicode"
 
 _SHAREGPT_ROLES = {
     "human": "user",
@@ -42,14 +51,14 @@ _SHAREGPT_ROLES = {
 }
 
 
-def recognise(columns: Iterable[str], source: str) -> Format:
-    """The first format whose needed columns are all there.
+def recognise(columns: Iterable[str], source: str, wanted: Iterable[Format] = ()) -> Format:
+    """The first format whose needed columns are all there, of those `wanted` if one of them fits.
 
     Raises ConfigError, naming the columns of `source` and the sets that would be accepted.
     """
     found = set(columns)
-    for data_format, needed in NEEDED_COLUMNS.items():
-        if found.issuperset(needed):
+    for data_format in (*wanted, *NEEDED_COLUMNS):
+        if found.issuperset(NEEDED_COLUMNS[data_format]):
             return data_format
     accepted = "; ".join(f"{name}: {' + '.join(needed)}" for name, needed in NEEDED_COLUMNS.items())
     raise ConfigError(
@@ -70,88 +79,63 @@ def _nearest(found: set[str]) -> str:
     return next(filter(None, suggestions), "")
 
 
-def convert(row: Row, data_format: Format, *, index: int, file: str = "") -> Example | Dropped:
-    """One row as an Example; or Dropped, with the reason, when its answer or a needed value is empty."""
+def convert(row: Row, data_format: Format, *, index: int, file: str = "") -> Example | Pair | Dropped:
+    """One row as an Example, or as a Pair when these are preferences.
+
+    Dropped, with the reason, when an answer or a needed value is empty.
+    """
+    place = Place(index, file, "" if row.get("id") is None else str(row["id"]))
     absent = [column for column in NEEDED_COLUMNS[data_format] if row.get(column) is None]
     if absent:
-        return Dropped(index, f"no value in `{absent[0]}`", file)
-    name = row.get("id")
-    identity = str(name) if name not in (None, "") else f"{file}:{index}"
+        return place.dropped(f"no value in `{absent[0]}`")
     if data_format is Format.TEXT:
-        text = row["text"]
-        if not _filled(text):
-            return Dropped(index, "empty text", file)
-        if _has_lone_surrogate(text):
-            return Dropped(index, _NOT_UNICODE, file)
-        return Example([], identity, text=text, index=index, file=file)
+        return _text(row["text"], place)
+    if data_format is Format.PREFERENCES:
+        return _pair(row, place)
     messages = _READERS[data_format](row)
-    fault = messages if isinstance(messages, Reason) else _fault(messages)
-    if fault or isinstance(messages, Reason):
-        return Dropped(index, fault, file)
-    return Example(messages, identity, index=index, file=file)
+    if isinstance(messages, Reason):
+        return place.dropped(messages)
+    wrong = fault(messages)
+    return place.dropped(wrong) if wrong else place.example(messages)
 
 
-def _fault(messages: Sequence[Message]) -> Reason:
-    if not messages:
-        return "no messages"
-    for message in messages:
-        if message.role not in ROLES:
-            return f"unknown role `{message.role[:40]}`"
-        if message.role in ("assistant", "user") and not _filled(message.content):
-            return "empty answer" if message.role == "assistant" else "empty prompt"
-        if _has_lone_surrogate(message.content):
-            return _NOT_UNICODE
-    if messages[-1].role != "assistant":
-        return "the last message is not an answer"
-    return ""
+def _text(text: Any, place: Place) -> Example | Dropped:
+    if not is_filled(text):
+        return place.dropped("empty text")
+    if has_lone_surrogate(text):
+        return place.dropped(NOT_UNICODE)
+    return place.example([], text=text)
 
 
-def _filled(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _has_lone_surrogate(text: str) -> bool:
-    """JSON can spell half of a surrogate pair, which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+def _pair(row: Row, place: Place) -> Pair | Dropped:
+    found = read_preference(row)
+    if isinstance(found, Reason):
+        return place.dropped(found)
+    return Pair(*(place.example(side, given=found.shared) for side in (found.chosen, found.rejected)))
 
 
 def _from_messages(row: Row) -> list[Message] | Reason:
-    return _turns(row["messages"], "messages", "role", "content")
+    return read_turns(row["messages"], "messages")
 
 
 def _from_sharegpt(row: Row) -> list[Message] | Reason:
-    turns = _turns(row["conversations"], "conversations", "from", "value")
+    turns = read_turns(row["conversations"], "conversations", "from", "value")
     if isinstance(turns, Reason):
         return turns
     return [Message(_SHAREGPT_ROLES.get(turn.role, turn.role), turn.content) for turn in turns]
 
 
-def _turns(value: Any, column: str, role: str, content: str) -> list[Message] | Reason:
-    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
-        return f"`{column}` is not a list of turns"
-    if not all(isinstance(turn.get(role), str) for turn in value):
-        return f"a turn without `{role}`"
-    return [Message(turn[role], _text(turn.get(content))) for turn in value]
-
-
 def _from_alpaca(row: Row) -> list[Message] | Reason:
-    instruction, given = _text(row["instruction"]), _text(row.get("input"))
-    if not _filled(instruction):
+    instruction, given = text_or_empty(row["instruction"]), text_or_empty(row.get("input"))
+    if not is_filled(instruction):
         return "empty prompt"
-    prompt = f"{instruction}\n\n{given}" if _filled(given) else instruction
-    return [Message("user", prompt), Message("assistant", _text(row["output"]))]
+    prompt = f"{instruction}\n\n{given}" if is_filled(given) else instruction
+    return [Message("user", prompt), Message("assistant", text_or_empty(row["output"]))]
 
 
 def _from_prompt_completion(row: Row) -> list[Message] | Reason:
-    return [Message("user", _text(row["prompt"])), Message("assistant", _text(row["completion"]))]
+    prompt, completion = text_or_empty(row["prompt"]), text_or_empty(row["completion"])
+    return [Message("user", prompt), Message("assistant", completion)]
 
 
 _READERS: dict[Format, Callable[[Row], list[Message] | Reason]] = {

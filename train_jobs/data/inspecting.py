@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import ConfigError
 from train_jobs.data.formats import Format
-from train_jobs.data.reading import fingerprint, nothing_usable, read_examples
-from train_jobs.data.records import Dropped, Encoded, Example, count_reasons
-from train_jobs.data.rendering import IGNORED, encode_all
+from train_jobs.data.reading import detect_format, fingerprint, iter_examples, nothing_usable, usable
+from train_jobs.data.records import Dropped, Encoded, EncodedPair, Example, Pair, ids_by_reason
+from train_jobs.data.rendering import IGNORED, encode_all, encode_pairs
 from train_jobs.data.tables import split_files
 
 _BINS = 10
@@ -37,29 +37,29 @@ class Bin:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class View:
-    """The usable rows as seen in one unit: sorted lengths, and one of them in full.
+    """The usable rows as seen in one unit: their lengths, and one of them in full.
 
+    A pair is as long as the longer of its sides, and its sample has both: `chosen` and `rejected`.
     `trained_share` is the part of all tokens that takes loss; None without a tokenizer.
     """
 
     unit: str
-    lengths: list[int]
-    dropped: list[Dropped]
-    trained_share: float | None
-    sample_id: str
-    sample: list[Segment]
+    lengths: list[int] = field(default_factory=list)
+    trained_share: float | None = None
+    sample_id: str = ""
+    sample: dict[str, list[Segment]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A dataset's format and fingerprint, its usable rows, and why the others were dropped."""
+    """A dataset's format and fingerprint, its usable rows, and which others were dropped, by reason."""
 
     path: Path
     format: Format
     fingerprint: str
-    dropped: dict[str, int]
+    dropped: dict[str, list[str]]
     view: View
 
 
@@ -96,31 +96,62 @@ def load_tokenizer(text: str) -> Any:
 
 
 def inspect(path: Path, tokenizer: Any | None, max_length: int | None) -> Inspection:
-    """Read all of `path`; with a tokenizer encode it too. Raises what `encode_file` raises."""
-    loaded = read_examples(path)
+    """Read all of `path`, a row at a time; with a tokenizer encode it too.
+
+    Raises NotFoundError for a missing path, and ConfigError for what cannot be read or encoded, or
+    when no row is left.
+    """
+    dropped: list[Dropped] = []
+    found = detect_format(path)
+    rows: Iterator[Example | Pair] = usable(iter_examples(path, found), dropped)
     if tokenizer is None:
-        view = _in_characters(loaded.examples)
+        view = _in_characters(rows)
     else:
-        view = _in_tokens(loaded.examples, tokenizer, max_length or sys.maxsize)
-    dropped = [*loaded.dropped, *view.dropped]
+        encoded = _encode(rows, found, tokenizer, max_length or sys.maxsize)
+        view = _in_tokens(usable(encoded, dropped), tokenizer)
     if not view.lengths:
         raise nothing_usable(path, dropped)
-    return Inspection(path, loaded.format, fingerprint(path), count_reasons(dropped), view)
+    view.lengths.sort()
+    return Inspection(path, found, fingerprint(path), ids_by_reason(dropped), view)
 
 
-def _in_tokens(examples: Iterable[Example], tokenizer: Any, max_length: int) -> View:
-    encoded: list[Encoded] = []
-    dropped: list[Dropped] = []
-    for item in encode_all(examples, tokenizer, max_length):
-        if isinstance(item, Encoded):
-            encoded.append(item)
-        else:
-            dropped.append(item)
-    lengths = sorted(len(item.input_ids) for item in encoded)
-    trained = sum(label != IGNORED for item in encoded for label in item.labels)
-    first = encoded[0] if encoded else Encoded("", [], [])
-    share = trained / sum(lengths) if lengths else None
-    return View("tokens", lengths, dropped, share, first.id, _segments(first, tokenizer))
+def _encode(
+    rows: Iterable[Any], found: Format, tokenizer: Any, max_length: int
+) -> Iterator[Encoded | EncodedPair | Dropped]:
+    encode = encode_pairs if found is Format.PREFERENCES else encode_all
+    return encode(rows, tokenizer, max_length)
+
+
+def _in_tokens(rows: Iterable[Encoded | EncodedPair], tokenizer: Any) -> View:
+    view = View("tokens")
+    tokens = trained = 0
+    for row in rows:
+        sides = _sides(row)
+        if not view.lengths:
+            view.sample_id = next(iter(sides.values())).id
+            view.sample = {name: _segments(side, tokenizer) for name, side in sides.items()}
+        view.lengths.append(max(len(side.input_ids) for side in sides.values()))
+        tokens += sum(len(side.input_ids) for side in sides.values())
+        trained += sum(label != IGNORED for side in sides.values() for label in side.labels)
+    view.trained_share = trained / tokens if tokens else None
+    return view
+
+
+def _in_characters(rows: Iterable[Example | Pair]) -> View:
+    view = View("characters")
+    for row in rows:
+        sides = _sides(row)
+        if not view.lengths:
+            view.sample_id = next(iter(sides.values())).id
+            view.sample = {name: list(_plain_segments(side)) for name, side in sides.items()}
+        view.lengths.append(max(_characters(side) for side in sides.values()))
+    return view
+
+
+def _sides(row: Any) -> dict[str, Any]:
+    if isinstance(row, Pair | EncodedPair):
+        return {"chosen": row.chosen, "rejected": row.rejected}
+    return {"segments": row}
 
 
 def _segments(item: Encoded, tokenizer: Any) -> list[Segment]:
@@ -131,21 +162,13 @@ def _segments(item: Encoded, tokenizer: Any) -> list[Segment]:
     ]
 
 
-def _in_characters(examples: Sequence[Example]) -> View:
-    lengths = sorted(_characters(example) for example in examples)
-    first = examples[0]
-    segments = [
-        segment
-        for message in first.messages
-        for segment in (
-            Segment(f"{message.role}: ", False),
-            Segment(message.content, message.role == "assistant"),
-            Segment("\n", False),
-        )
-    ]
-    if first.text is not None:
-        segments = [Segment(first.text, True)]
-    return View("characters", lengths, [], None, first.id, segments)
+def _plain_segments(example: Example) -> Iterator[Segment]:
+    if example.text is not None:
+        yield Segment(example.text, True)
+    for place, message in enumerate(example.messages):
+        yield Segment(f"{message.role}: ", False)
+        yield Segment(message.content, message.role == "assistant" and place >= example.given)
+        yield Segment("\n", False)
 
 
 def _characters(example: Example) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import io
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from cluster.manifest import Manifest
 from cluster.packages import download_package
 from cluster.storage import Storage
 from train_jobs.data import sentiment
+from train_jobs.data.built_in import BuiltIn, parquet
 from train_jobs.data.sentiment import Snippet
 
 HELD_OUT_PER_LABEL = 200
@@ -41,7 +41,7 @@ class SplitSummary(StrictModel):
 class Recipe(StrictModel):
     """What a prepared dataset follows from; the same recipe gives the same files."""
 
-    name: str = "icwsm2014"
+    name: str = BuiltIn.ICWSM2014.value
     source: str = sentiment.CITATION
     license: str = sentiment.LICENSE
     system_message: str = sentiment.INSTRUCTION
@@ -94,10 +94,10 @@ def find_prepared(directory: Path, recipe: Recipe) -> DatasetManifest | None:
     return found if found.recipe == recipe and not manifest.verify(storage, name, found) else None
 
 
-def prepare_icwsm2014(
-    out_dir: str | Path, *, seed: int = SEED, held_out_per_label: int = HELD_OUT_PER_LABEL
+def prepare(
+    dataset: BuiltIn, out_dir: str | Path, *, seed: int = SEED, held_out_per_label: int = HELD_OUT_PER_LABEL
 ) -> Prepared:
-    """Build train, validation and test Parquet in `messages` form below `out_dir`.
+    """Build train, validation and test Parquet of a built-in dataset below `out_dir`.
 
     The directory appears whole or not at all. A dataset of another recipe or with a damaged
     file is replaced; anything else at `out_dir` is left alone.
@@ -107,7 +107,7 @@ def prepare_icwsm2014(
     `download_package` raises.
     """
     directory = Path(out_dir).expanduser().resolve()
-    recipe = Recipe(seed=seed, held_out_per_label=held_out_per_label)
+    recipe = Recipe(name=dataset.value, seed=seed, held_out_per_label=held_out_per_label)
     with _sole_writer(directory):
         if found := find_prepared(directory, recipe):
             return Prepared(path=directory, changed=False, manifest=found)
@@ -166,7 +166,9 @@ def _write(directory: Path, recipe: Recipe, splits: dict[str, list[Snippet]]) ->
         for leftover in (staged, old):
             storage.delete_dir(leftover)
         for name, snippets in splits.items():
-            storage.write_atomic(f"{staged}/{name}.parquet", _parquet(name, snippets, recipe))
+            metadata = {**recipe.model_dump(mode="json"), "split": name}
+            table = parquet(BuiltIn(recipe.name), snippets, metadata)
+            storage.write_atomic(f"{staged}/{name}.parquet", table)
         written = DatasetManifest(
             files=manifest.scan(storage, staged),
             recipe=recipe,
@@ -185,36 +187,3 @@ def _write(directory: Path, recipe: Recipe, splits: dict[str, list[Snippet]]) ->
 def _summary(snippets: list[Snippet]) -> SplitSummary:
     counts = Counter(snippet.label for snippet in snippets)
     return SplitSummary(rows=len(snippets), labels=dict(sorted(counts.items())))
-
-
-def _parquet(split: str, snippets: list[Snippet], recipe: Recipe) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-    metadata = {**recipe.model_dump(mode="json"), "split": split}
-    schema = pa.schema(
-        [
-            ("id", pa.string()),
-            ("messages", pa.list_(turn)),
-            ("source", pa.string()),
-            ("rating", pa.float64()),
-        ],
-        metadata={key: str(value) for key, value in metadata.items()},
-    )
-    rows = [
-        {
-            "id": snippet.id,
-            "messages": [
-                {"role": "system", "content": sentiment.INSTRUCTION},
-                {"role": "user", "content": snippet.text},
-                {"role": "assistant", "content": snippet.label},
-            ],
-            "source": snippet.source,
-            "rating": snippet.rating,
-        }
-        for snippet in snippets
-    ]
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
-    return sink.getvalue()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from train_jobs.data.inspecting import Inspection, Segment, View, histogram
 
 OPEN, CLOSE = "⟦", "⟧"
 _BAR = 40
+_NAMED = 3
 _DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -21,7 +23,7 @@ def as_text(report: Inspection, *, colour: bool) -> str:
 
 def _lines(report: Inspection, *, colour: bool) -> Iterator[str]:
     view = report.view
-    dropped = sum(report.dropped.values())
+    dropped = sum(map(len, report.dropped.values()))
     yield f"path         {report.path}"
     yield f"format       {report.format}"
     yield f"rows         {len(view.lengths)} usable, {dropped} dropped"
@@ -31,15 +33,25 @@ def _lines(report: Inspection, *, colour: bool) -> Iterator[str]:
     if report.dropped:
         yield ""
         yield "Dropped"
-        width = len(str(max(report.dropped.values())))
-        yield from (f"  {count:>{width}}  {reason}" for reason, count in report.dropped.items())
+        width = len(str(max(map(len, report.dropped.values()))))
+        yield from (
+            f"  {len(ids):>{width}}  {reason} ({_named(ids)})" for reason, ids in report.dropped.items()
+        )
     yield ""
     yield f"Length in {view.unit}: median {_median(view)}, longest {view.lengths[-1]}"
     yield from _bars(view)
     yield ""
     yield f"Sample {view.sample_id}; loss on the text between {OPEN} and {CLOSE}"
-    yield ""
-    yield "".join(_marked(segment, colour=colour) for segment in view.sample).rstrip()
+    for name, segments in view.sample.items():
+        yield ""
+        if len(view.sample) > 1:
+            yield f"{name}:"
+        yield "".join(_marked(segment, colour=colour) for segment in segments).rstrip()
+
+
+def _named(ids: Sequence[str]) -> str:
+    more = ", …" if len(ids) > _NAMED else ""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", ", ".join(ids[:_NAMED]) + more)
 
 
 def _median(view: View) -> int:
@@ -72,7 +84,8 @@ def as_dict(report: Inspection) -> dict[str, Any]:
         "format": report.format,
         "fingerprint": report.fingerprint,
         "usable": len(view.lengths),
-        "dropped": report.dropped,
+        "dropped": {reason: len(ids) for reason, ids in report.dropped.items()},
+        "dropped_ids": report.dropped,
         "unit": view.unit,
         "trained_share": view.trained_share,
         "length": {
@@ -84,6 +97,6 @@ def as_dict(report: Inspection) -> dict[str, Any]:
         },
         "sample": {
             "id": view.sample_id,
-            "segments": [{"text": segment.text, "trained": segment.trained} for segment in view.sample],
+            **{name: [asdict(segment) for segment in segments] for name, segments in view.sample.items()},
         },
     }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cluster.errors import ConfigError
 from train_jobs.data.formats import Format, convert, recognise
-from train_jobs.data.records import Dropped, Example, count_reasons
+from train_jobs.data.records import Dropped, Example, Pair, Place, count_reasons
 from train_jobs.data.tables import columns_of, data_files, rows_of
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -18,14 +21,17 @@ class Loaded:
     """A dataset in memory."""
 
     format: Format
-    examples: list[Example]
+    examples: list[Example | Pair]
     dropped: list[Dropped]
 
 
-def detect_format(path: str | Path) -> Format:
-    """The format that every file of `path` has. Raises ConfigError when they have none or differ."""
+def detect_format(path: str | Path, wanted: Iterable[Format] = ()) -> Format:
+    """The format that every file of `path` has, one of those `wanted` if their columns allow it.
+
+    Raises ConfigError when the files have none or differ.
+    """
     files = data_files(path)
-    formats = {file: _format_of(file) for file in files}
+    formats = {file: _format_of(file, wanted) for file in files}
     first = formats[files[0]]
     for file, data_format in formats.items():
         if data_format is not first:
@@ -37,21 +43,23 @@ def detect_format(path: str | Path) -> Format:
     return first
 
 
-def _format_of(file: Path) -> Format:
+def _format_of(file: Path, wanted: Iterable[Format]) -> Format:
     columns = columns_of(file)
     if not columns:
         reasons = [row for row in rows_of(file) if isinstance(row, str)]
-        raise nothing_usable(file, [Dropped(index, reason) for index, reason in enumerate(reasons)])
-    return recognise(columns, f"`{file}`")
+        raise nothing_usable(
+            file, [Place(index, file.name).dropped(reason) for index, reason in enumerate(reasons)]
+        )
+    return recognise(columns, f"`{file}`", wanted)
 
 
-def iter_examples(path: str | Path, data_format: Format) -> Iterator[Example | Dropped]:
+def iter_examples(path: str | Path, data_format: Format) -> Iterator[Example | Pair | Dropped]:
     """Every row of every file in order, one at a time."""
     files = data_files(path)
     for file in files:
         for index, row in enumerate(rows_of(file)):
             if isinstance(row, str):
-                yield Dropped(index, row, file.name)
+                yield Place(index, file.name).dropped(row)
             else:
                 yield convert(row, data_format, index=index, file=file.name)
 
@@ -63,16 +71,20 @@ def read_examples(path: str | Path) -> Loaded:
     that cannot be read, and a dataset without one usable row.
     """
     data_format = detect_format(path)
-    examples: list[Example] = []
     dropped: list[Dropped] = []
-    for item in iter_examples(path, data_format):
-        if isinstance(item, Example):
-            examples.append(item)
-        else:
-            dropped.append(item)
+    examples: list[Example | Pair] = list(usable(iter_examples(path, data_format), dropped))
     if not examples:
         raise nothing_usable(path, dropped)
     return Loaded(data_format, examples, dropped)
+
+
+def usable(rows: Iterable[Row | Dropped], dropped: list[Dropped]) -> Iterator[Row]:
+    """The rows that are used, one at a time; the others are added to `dropped`."""
+    for row in rows:
+        if isinstance(row, Dropped):
+            dropped.append(row)
+        else:
+            yield row
 
 
 def nothing_usable(path: str | Path, dropped: list[Dropped]) -> ConfigError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ class Message:
 class Example:
     """One usable row: a conversation that ends in an answer, or plain `text` and no messages.
 
-    `index` is the row's place in its file, from 0.
+    `index` is the row's place in its file, from 0. No loss is taken on the first `given` messages.
     """
 
     messages: list[Message]
@@ -29,6 +28,24 @@ class Example:
     text: str | None = None
     index: int = 0
     file: str = ""
+    given: int = 0
+
+    def dropped(self, reason: str) -> Dropped:
+        """The same row as one that is not used."""
+        return Dropped(self.index, reason, self.file, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One usable row of preferences: two answers to the messages that are `given` in both."""
+
+    chosen: Example
+    rejected: Example
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation with the better answer."""
+        return self.chosen.messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +55,28 @@ class Dropped:
     index: int
     reason: str
     file: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row stands; its own `id`, else its file and index, is what it is called."""
+
+    index: int
+    file: str = ""
+    id: str = ""
+
+    def example(self, messages: list[Message], *, text: str | None = None, given: int = 0) -> Example:
+        """The row as one that is used."""
+        return Example(messages, self._name, text=text, index=self.index, file=self.file, given=given)
+
+    def dropped(self, reason: str) -> Dropped:
+        """The row as one that is not used."""
+        return Dropped(self.index, reason, self.file, self._name)
+
+    @property
+    def _name(self) -> str:
+        return self.id or f"{self.file}:{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +88,22 @@ class Encoded:
     labels: list[int] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """Both conversations of a pair as token ids; what they have in common takes no loss."""
+
+    chosen: Encoded
+    rejected: Encoded
+
+
+def ids_by_reason(dropped: Iterable[Dropped]) -> dict[str, list[str]]:
+    """What the dropped rows are called, by reason, the most frequent reason first."""
+    found: dict[str, list[str]] = {}
+    for row in dropped:
+        found.setdefault(row.reason, []).append(row.id)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
 def count_reasons(dropped: Iterable[Dropped]) -> dict[str, int]:
     """Rows dropped by reason, the most frequent first."""
-    return dict(Counter(row.reason for row in dropped).most_common())
+    return {reason: len(ids) for reason, ids in ids_by_reason(dropped).items()}

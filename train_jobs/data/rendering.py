@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
-from typing import Any, overload
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, islice
+from typing import Any
 
 from cluster.errors import ConfigError
-from train_jobs.data.formats import Format
-from train_jobs.data.reading import fingerprint, nothing_usable, read_examples
-from train_jobs.data.records import Dropped, Encoded, Example
+from train_jobs.data.preferences import SAME
+from train_jobs.data.records import Dropped, Encoded, EncodedPair, Example, Pair
 
 IGNORED = -100
 _BATCH = 256
@@ -22,51 +20,12 @@ _NOT_TURN_BY_TURN = "the chat template does not render it turn by turn"
 Span = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class EncodedDataset(Sequence[Encoded]):
-    """Encoded examples in file order; `fingerprint` is the sha256 of what they were read from."""
-
-    format: Format
-    dropped: list[Dropped]
-    fingerprint: str
-    examples: list[Encoded] = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @overload
-    def __getitem__(self, index: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Encoded]: ...
-    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
-        return self.examples[index]
-
-
 @dataclass(frozen=True, slots=True)
 class _Rendered:
     """Text for the tokenizer and the character spans in it that are trained on."""
 
     text: str
     spans: list[Span]
-
-
-def encode_file(path: str | Path, tokenizer: Any, max_length: int) -> EncodedDataset:
-    """Read and encode a file or directory; `max_length` is in tokens.
-
-    Raises what `read_examples` raises, and ConfigError when no row fits or when a
-    conversation meets a tokenizer without a chat template.
-    """
-    loaded = read_examples(path)
-    examples: list[Encoded] = []
-    dropped = list(loaded.dropped)
-    for item in encode_all(loaded.examples, tokenizer, max_length):
-        if isinstance(item, Encoded):
-            examples.append(item)
-        else:
-            dropped.append(item)
-    if not examples:
-        raise nothing_usable(path, dropped)
-    return EncodedDataset(loaded.format, dropped, fingerprint(path), examples)
 
 
 def encode(example: Example, tokenizer: Any, max_length: int) -> Encoded | Dropped:
@@ -89,6 +48,24 @@ def encode_all(examples: Iterable[Example], tokenizer: Any, max_length: int) -> 
         for example, item in zip(batch, rendered, strict=True):
             encoded = _mask(example, item.spans, *next(tokens)) if isinstance(item, _Rendered) else item
             yield _check(encoded, example, max_length)
+
+
+def encode_pairs(pairs: Iterable[Pair], tokenizer: Any, max_length: int) -> Iterator[EncodedPair | Dropped]:
+    """Pairs in order, with loss on what follows their prompt; Dropped when either side is."""
+    remaining = iter(pairs)
+    while batch := list(islice(remaining, _BATCH // 2)):
+        sides = encode_all(
+            (side for pair in batch for side in (pair.chosen, pair.rejected)), tokenizer, max_length
+        )
+        for pair, chosen, rejected in zip(batch, sides, sides, strict=True):
+            if isinstance(chosen, Dropped):
+                yield chosen
+            elif isinstance(rejected, Dropped):
+                yield rejected
+            elif chosen.input_ids == rejected.input_ids:
+                yield pair.chosen.dropped(f"{SAME} to the tokenizer")
+            else:
+                yield EncodedPair(chosen, rejected)
 
 
 def _require_offsets(tokenizer: Any) -> None:
@@ -121,9 +98,9 @@ def _check(item: Encoded | Dropped, example: Example, max_length: int) -> Encode
     if isinstance(item, Dropped):
         return item
     if len(item.input_ids) > max_length:
-        return Dropped(example.index, f"longer than {max_length} tokens", example.file)
+        return example.dropped(f"longer than {max_length} tokens")
     if all(label == IGNORED for label in item.labels):
-        return Dropped(example.index, "no token of an answer is left", example.file)
+        return example.dropped("no token of an answer is left")
     return item
 
 
@@ -145,7 +122,7 @@ def _render(example: Example, tokenizer: Any) -> _Rendered | Encoded | Dropped:
             return _encode_marked(example, turns, tokenizer)
         return _render_turns(example, turns, tokenizer)
     except TemplateError as error:
-        return Dropped(example.index, f"the chat template refuses it: {error}", example.file)
+        return example.dropped(f"the chat template refuses it: {error}")
 
 
 def _encode_text(example: Example, text: str, tokenizer: Any) -> Encoded:
@@ -158,12 +135,20 @@ def _encode_text(example: Example, text: str, tokenizer: Any) -> Encoded:
 
 def _encode_marked(example: Example, turns: list[dict[str, str]], tokenizer: Any) -> Encoded:
     """A template that marks its answers with a generation block gives the mask itself."""
+    ids, mask = _marked(turns, tokenizer)
+    before = sum(_marked(turns[: example.given], tokenizer)[1]) if example.given else 0
+    labels = [
+        token if marked and count > before else IGNORED
+        for token, marked, count in zip(ids, mask, accumulate(mask), strict=True)
+    ]
+    return Encoded(example.id, ids, labels)
+
+
+def _marked(turns: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
     batch = tokenizer.apply_chat_template(
         turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
-    ids, mask = list(batch["input_ids"]), batch["assistant_masks"]
-    labels = [token if marked else IGNORED for token, marked in zip(ids, mask, strict=True)]
-    return Encoded(example.id, ids, labels)
+    return list(batch["input_ids"]), list(batch["assistant_masks"])
 
 
 def _render_turns(example: Example, turns: list[dict[str, str]], tokenizer: Any) -> _Rendered | Dropped:
@@ -179,11 +164,11 @@ def _render_turns(example: Example, turns: list[dict[str, str]], tokenizer: Any)
     text = render(len(turns))
     spans: list[Span] = []
     for place, turn in enumerate(turns):
-        if turn["role"] != "assistant":
+        if turn["role"] != "assistant" or place < example.given:
             continue
         before = render(place, prompt=True)
         after = text if place + 1 == len(turns) else render(place + 1)
         if not text.startswith(before) or not text.startswith(after):
-            return Dropped(example.index, _NOT_TURN_BY_TURN, example.file)
+            return example.dropped(_NOT_TURN_BY_TURN)
         spans.append((len(before), len(after.rstrip())))
     return _Rendered(text, spans)

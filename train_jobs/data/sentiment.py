@@ -48,6 +48,11 @@ class Snippet:
         return LABELS[self.rating > 0]
 
     @property
+    def other_label(self) -> str:
+        """The label that is wrong."""
+        return LABELS[self.rating <= 0]
+
+    @property
     def key(self) -> str:
         """The words alone, in lower case: snippets that agree in it count as the same text."""
         return " ".join(re.findall(r"\w+", self.text.casefold())) or self.text.strip()

@@ -70,7 +70,7 @@ def test_inspect_shows_the_loss_mask_and_what_was_dropped(home, rows, tokenizer,
     assert code == 0
     assert "prompt-completion" in out
     assert "1 usable, 1 dropped" in out
-    assert "1  empty answer" in out
+    assert "1  empty answer (a.jsonl:1)" in out
     assert "<|im_start|>assistant\n⟦yes�[31m<|im_end|>⟧" in out
     assert "\x1b" not in out
 
@@ -81,6 +81,7 @@ def test_inspect_as_json(home, rows, tokenizer, tmp_path, capsys):
     data = json.loads(out)["data"]
     assert (code, data["usable"], data["unit"]) == (0, 1, "tokens")
     assert data["dropped"] == {"empty answer": 1}
+    assert data["dropped_ids"] == {"empty answer": ["a.jsonl:1"]}
     assert [part["trained"] for part in data["sample"]["segments"]] == [False, True, False]
 
 
@@ -89,6 +90,44 @@ def test_inspect_without_a_tokenizer_in_the_store_counts_characters(home, rows, 
     assert code == 0
     assert "Length in characters" in out
     assert "smollm2@stable is not in the store" in err
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    lines = [{"prompt": "Good?", "chosen": "yes", "rejected": "never"}, {"prompt": "Good?", "chosen": "yes"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_inspect_shows_both_answers_of_a_pair(home, pairs, tokenizer, tmp_path, capsys):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    code, out, _ = run(capsys, "data", "inspect", pairs, "--tokenizer", tmp_path / "tokenizer")
+    assert code == 0
+    assert "format       preferences" in out
+    assert "1  no value in `rejected` (pairs.jsonl:1)" in out
+    chosen, rejected = out.split("\nchosen:\n")[1].split("\nrejected:\n")
+    assert "Good?<|im_end|>\n<|im_start|>assistant\n⟦yes<|im_end|>⟧" in chosen
+    assert "Good?<|im_end|>\n<|im_start|>assistant\n⟦never<|im_end|>⟧" in rejected
+
+
+def test_inspect_shows_both_answers_without_a_tokenizer_and_as_json(home, pairs, capsys):
+    _, out, _ = run(capsys, "data", "inspect", pairs, "--json")
+    data = json.loads(out)["data"]
+    said = {
+        name: [part["text"] for part in data["sample"][name] if part["trained"]]
+        for name in ("chosen", "rejected")
+    }
+    assert said == {"chosen": ["yes"], "rejected": ["never"]}
+    assert data["length"]["longest"] == len("Good?never")
+
+
+def test_prepare_preferences(home, capsys):
+    code, out, _ = run(capsys, "data", "prepare", "icwsm2014-preferences", "--yes", "--json")
+    done = json.loads(out)
+    assert (code, done["target"]) == (0, str(home / "data/icwsm2014-preferences"))
+    _, out, _ = run(capsys, "data", "inspect", done["target"], "--json")
+    assert json.loads(out)["data"]["format"] == "preferences"
 
 
 def test_inspect_takes_the_training_split_of_a_prepared_dataset(home, capsys):

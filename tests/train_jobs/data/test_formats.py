@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
 from train_jobs.data.formats import NEEDED_COLUMNS, Format, convert, recognise
-from train_jobs.data.records import Dropped, Example, Message
+from train_jobs.data.records import Dropped, Example, Message, Pair
 
 ASK, SAY = Message("user", "2+2?"), Message("assistant", "4")
 
@@ -19,10 +19,18 @@ ASK, SAY = Message("user", "2+2?"), Message("assistant", "4")
         (["prompt", "completion"], Format.PROMPT_COMPLETION),
         (["text"], Format.TEXT),
         (["text", "messages"], Format.MESSAGES),
+        (["prompt", "chosen", "rejected"], Format.PREFERENCES),
+        (["chosen", "rejected", "messages", "score"], Format.PREFERENCES),
     ],
 )
 def test_a_format_is_recognised_by_its_columns(columns, expected):
     assert recognise(columns, "f") is expected
+
+
+def test_a_wanted_format_is_taken_where_the_columns_allow_it():
+    columns = ["prompt", "chosen", "rejected", "messages"]
+    assert recognise(columns, "f", [Format.TEXT, Format.MESSAGES]) is Format.MESSAGES
+    assert recognise(columns, "f", [Format.TEXT]) is Format.PREFERENCES
 
 
 def test_unknown_columns_are_named_with_what_would_be_accepted():
@@ -100,7 +108,9 @@ def turns(*pairs):
     ],
 )
 def test_a_row_that_cannot_be_used_is_dropped_with_its_reason(data_format, row, reason):
-    assert convert(row, data_format, index=5, file="f") == Dropped(5, reason, "f")
+    assert convert(row, data_format, index=5, file="f") == Dropped(5, reason, "f", "f:5")
+    named = convert({**row, "id": "q9"}, data_format, index=5, file="f")
+    assert named == Dropped(5, reason, "f", "q9")
 
 
 ANYTHING = st.recursive(
@@ -116,5 +126,7 @@ def test_any_row_is_an_example_with_an_answer_or_is_dropped(data_format, values)
     item = convert(row, data_format, index=0)
     if isinstance(item, Dropped):
         assert item.reason
+    elif isinstance(item, Pair):
+        assert item.chosen.messages[: item.chosen.given] == item.rejected.messages[: item.rejected.given]
     else:
         assert item.text or item.messages[-1].content.strip()

@@ -6,7 +6,8 @@ from cluster.errors import ConfigError, ConflictError, IntegrityError, StorageEr
 from cluster.storage import Storage
 from tests.train_jobs.data.package import many_snippets, write_package
 from train_jobs.data import preparing, sentiment
-from train_jobs.data.preparing import list_prepared, prepare_icwsm2014
+from train_jobs.data.built_in import BuiltIn
+from train_jobs.data.preparing import list_prepared
 from train_jobs.data.reading import read_examples
 
 SPLITS = ("train", "validation", "test")
@@ -23,8 +24,8 @@ def package(tmp_path, monkeypatch):
     return path
 
 
-def prepare(out, **options):
-    return prepare_icwsm2014(out, **{"held_out_per_label": 5, **options})
+def prepare(out, dataset=BuiltIn.ICWSM2014, **options):
+    return preparing.prepare(dataset, out, **{"held_out_per_label": 5, **options})
 
 
 def test_three_splits_in_messages_form(tmp_path, package):
@@ -60,6 +61,29 @@ def test_parquet_names_its_source_license_and_seed(tmp_path, package):
     assert schema.metadata[b"license"] == b"MIT"
     assert b"ICWSM 2014" in schema.metadata[b"source"]
     assert set(pq.read_table(done.path / "train.parquet")["source"].to_pylist()) == {"tweets", "movies"}
+
+
+def test_preferences_are_the_same_snippets_in_the_same_splits(tmp_path, package):
+    answered = prepare(tmp_path / "a").path
+    paired = prepare(tmp_path / "p", BuiltIn.ICWSM2014_PREFERENCES)
+    assert paired.manifest.recipe.name == "icwsm2014-preferences"
+    for split in SPLITS:
+        examples = read_examples(answered / f"{split}.parquet").examples
+        pairs = read_examples(paired.path / f"{split}.parquet").examples
+        assert [pair.chosen.messages for pair in pairs] == [example.messages for example in examples]
+        assert [pair.chosen.id for pair in pairs] == [example.id for example in examples]
+        for pair in pairs:
+            assert pair.chosen.given == 2
+            right, wrong = pair.chosen.messages[-1].content, pair.rejected.messages[-1].content
+            assert {right, wrong} == set(sentiment.LABELS)
+
+
+def test_one_built_in_dataset_takes_the_place_of_another(tmp_path, package):
+    prepare(tmp_path / "d")
+    done = prepare(tmp_path / "d", BuiltIn.ICWSM2014_PREFERENCES)
+    assert done.changed
+    assert "chosen" in pq.read_schema(done.path / "train.parquet").names
+    assert not prepare(tmp_path / "d", BuiltIn.ICWSM2014_PREFERENCES).changed
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path, package):

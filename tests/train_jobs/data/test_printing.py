@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,8 +9,10 @@ from train_jobs.data.formats import Format
 from train_jobs.data.inspecting import Inspection, Segment, View, histogram
 from train_jobs.data.printing import as_text
 
-VIEW = View("tokens", [3, 4, 9], [], 0.25, "a:0", [Segment("ask ", False), Segment("say", True)])
-REPORT = Inspection(Path("a.jsonl"), Format.TEXT, "f" * 64, {"empty text": 12, "no messages": 1}, VIEW)
+SAID = [Segment("ask ", False), Segment("say", True)]
+VIEW = View("tokens", [3, 4, 9], 0.25, "a:0", {"segments": SAID})
+DROPPED = {"empty text": [f"a:{n}" for n in range(12)], "no messages": ["b\x1b:1"]}
+REPORT = Inspection(Path("a.jsonl"), Format.TEXT, "f" * 64, DROPPED, VIEW)
 
 
 def test_trained_text_stands_between_markers_with_and_without_colour():
@@ -17,8 +20,16 @@ def test_trained_text_stands_between_markers_with_and_without_colour():
     assert "\x1b[2mask \x1b[0m\x1b[1m⟦say⟧\x1b[0m" in as_text(REPORT, colour=True)
 
 
-def test_reasons_are_counted_in_a_column():
-    assert "  12  empty text\n   1  no messages\n" in as_text(REPORT, colour=False)
+def test_reasons_are_counted_in_a_column_with_a_few_of_the_rows_named():
+    told = "  12  empty text (a:0, a:1, a:2, …)\n   1  no messages (b\N{REPLACEMENT CHARACTER}:1)\n"
+    assert told in as_text(REPORT, colour=False)
+
+
+def test_of_a_pair_both_answers_are_shown():
+    view = replace(VIEW, sample={"chosen": SAID, "rejected": [Segment("ask ", False), Segment("nay", True)]})
+    assert "\n\nchosen:\nask ⟦say⟧\n\nrejected:\nask ⟦nay⟧\n" in as_text(
+        replace(REPORT, view=view), colour=False
+    )
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1).map(sorted))

@@ -58,7 +58,7 @@ def test_each_line_of_plain_text_is_an_example(tmp_path):
     path.write_text("one\n\ntwo\n")
     loaded = read_examples(path)
     assert [example.text for example in loaded.examples] == ["one", "two"]
-    assert loaded.dropped == [Dropped(1, "empty text", "a.txt")]
+    assert loaded.dropped == [Dropped(1, "empty text", "a.txt", "a.txt:1")]
 
 
 def test_a_directory_is_read_in_the_order_of_its_names(tmp_path):

@@ -1,12 +1,13 @@
-import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
-from train_jobs.data.records import Dropped, Encoded, Example, Message
-from train_jobs.data.rendering import IGNORED, encode, encode_all, encode_file
+from tests.train_jobs.data.conftest import TEMPLATE
+from train_jobs.data.records import Dropped, Encoded, EncodedPair, Example, Message, Pair
+from train_jobs.data.rendering import IGNORED, encode, encode_all, encode_pairs
 
 LIMIT = 4096
 
@@ -111,7 +112,7 @@ def test_a_template_that_rewrites_earlier_turns_drops_the_conversation(make_toke
     tokenizer = make_tokenizer(FORGETFUL)
     assert isinstance(encode(chat("a", "b"), tokenizer, LIMIT), Encoded)
     dropped = encode(chat("a", "b", "c", "d"), tokenizer, LIMIT)
-    assert dropped == Dropped(0, "the chat template does not render it turn by turn")
+    assert dropped == Dropped(0, "the chat template does not render it turn by turn", id="x")
 
 
 def test_what_the_template_refuses_is_dropped_with_its_words(make_tokenizer):
@@ -124,7 +125,7 @@ def test_a_row_is_dropped_rather_than_cut(tokenizer):
     example = chat("a", "b")
     length = len(encode(example, tokenizer, LIMIT).input_ids)
     assert isinstance(encode(example, tokenizer, length), Encoded)
-    assert encode(example, tokenizer, length - 1) == Dropped(0, f"longer than {length - 1} tokens")
+    assert encode(example, tokenizer, length - 1) == Dropped(0, f"longer than {length - 1} tokens", id="x")
 
 
 def test_many_are_encoded_as_one_by_one(tokenizer):
@@ -137,29 +138,36 @@ def test_a_conversation_needs_a_chat_template(make_tokenizer):
         encode(chat("a", "b"), make_tokenizer(None), LIMIT)
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+def pair(*shared, chosen="yes", rejected="no"):
+    """Both conversations after the messages that they share."""
+    return Pair(*(replace(chat(*shared, answer), given=len(shared)) for answer in (chosen, rejected)))
 
 
-def test_a_file_is_encoded_in_order_with_what_was_dropped(tmp_path, tokenizer):
-    rows = [
-        {"prompt": "a", "completion": "yes", "id": "one"},
-        {"prompt": "a", "completion": ""},
-        {"prompt": "a" * 500, "completion": "no"},
-        {"prompt": "b", "completion": "no", "id": "two"},
+@pytest.mark.parametrize("template", [TEMPLATE, WITH_GENERATION_BLOCK])
+def test_of_a_pair_only_what_follows_the_prompt_is_trained(make_tokenizer, template):
+    tokenizer = make_tokenizer(template)
+    row = pair("a", "said before", "b")
+    [encoded] = encode_pairs([row], tokenizer, LIMIT)
+    assert encoded.chosen.input_ids == template_ids(row.chosen, tokenizer)
+    assert trained(encoded.chosen, tokenizer) == ["yes<|im_end|>"]
+    assert trained(encoded.rejected, tokenizer) == ["no<|im_end|>"]
+
+
+def test_a_pair_is_dropped_when_either_side_is(tokenizer):
+    rows = [pair("a"), pair("a", chosen="y" * 300), pair("a", rejected="n" * 300), pair("b")]
+    found = list(encode_pairs(rows, tokenizer, 200))
+    assert [isinstance(item, EncodedPair) for item in found] == [True, False, False, True]
+    assert {item.reason for item in found[1:3]} == {"longer than 200 tokens"}
+
+
+def test_answers_that_the_template_makes_equal_are_no_pair(make_tokenizer):
+    tokenizer = make_tokenizer(TEMPLATE.replace("message['content']", "message['content'] | trim"))
+    [dropped] = encode_pairs([pair("a", chosen="yes", rejected="yes ")], tokenizer, LIMIT)
+    assert dropped == Dropped(0, "chosen and rejected are the same to the tokenizer", id="x")
+
+
+def test_many_pairs_are_encoded_as_one_by_one(tokenizer):
+    rows = [pair(f"q{n}", chosen="yes" * n) for n in range(1, 200)]
+    assert list(encode_pairs(rows, tokenizer, 300)) == [
+        item for row in rows for item in encode_pairs([row], tokenizer, 300)
     ]
-    data = encode_file(write(tmp_path / "a.jsonl", rows), tokenizer, 200)
-    assert [item.id for item in data] == ["one", "two"]
-    assert len(data) == 2
-    assert data[-1].id == "two"
-    assert [(row.index, row.reason) for row in data.dropped] == [
-        (1, "empty answer"),
-        (2, "longer than 200 tokens"),
-    ]
-
-
-def test_a_file_of_which_nothing_fits_is_an_error(tmp_path, tokenizer):
-    path = write(tmp_path / "a.jsonl", [{"prompt": "a", "completion": "b"}])
-    with pytest.raises(ConfigError, match="1 x longer than 3 tokens"):
-        encode_file(path, tokenizer, 3)

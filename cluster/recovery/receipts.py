@@ -1,0 +1,94 @@
+"""The receipt of one failure, and the journal that keeps them: one line each, in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import ValidationError
+
+from cluster.config import StrictModel
+from cluster.errors import NotFoundError
+from cluster.recovery.classes import FailureClass
+from cluster.recovery.situation import Reason, Strategy
+from cluster.storage import Storage
+
+
+class Victim(StrictModel):
+    """The worker that failed; `node` is its address."""
+
+    rank: int
+    pid: int
+    node: str
+
+
+class Receipt(StrictModel):
+    """What one failure was, what was done, and what it cost.
+
+    `at` is the last sign of life in unix seconds. From there: `detect_s` until the failure was known,
+    `isolate_s` until nobody waited for the victim any more, `recover_s` until the state was restored,
+    `verify_s` until a step was new again; `total_s` is all of it. `waited_s` is the part of `recover_s`
+    that went by until there were enough processes, `backoff_s` the pause made on purpose. `detail` tells
+    what happened, `decided` what was decided. `attempt_after` is None when nothing came after.
+    `goodput` is the share of the run's wall time so far that went into steps that count.
+    """
+
+    number: int
+    run: str
+    failure_class: FailureClass
+    detail: str
+    strategy: Strategy
+    reason: Reason
+    decided: str = ""
+    attempt_before: int
+    attempt_after: int | None
+    step: int
+    committed_step: int
+    victim: Victim | None = None
+    at: float
+    detect_s: float
+    isolate_s: float = 0.0
+    recover_s: float = 0.0
+    verify_s: float = 0.0
+    total_s: float
+    waited_s: float = 0.0
+    backoff_s: float = 0.0
+    steps_redone: int = 0
+    samples_redone: int = 0
+    goodput: float
+    certificate: Literal["equal", "unequal", "nothing"] = "nothing"
+    stack: str = ""
+    advice: str = ""
+
+
+def append(storage: Storage, path: str, receipt: Receipt) -> None:
+    """Add a receipt to the journal. Raises StorageError."""
+    storage.append_line(path, receipt.model_dump_json().encode())
+
+
+def read(storage: Storage, path: str) -> list[Receipt]:
+    """All receipts of a journal; a torn line or one that a newer release wrote is left out."""
+    try:
+        lines = storage.read_bytes(path).splitlines()
+    except NotFoundError:
+        return []
+    return [receipt for line in lines if (receipt := _parse(line)) is not None]
+
+
+def goodput(steps: Iterable[tuple[int, float]], started_at: float, now: float) -> float:
+    """Share of the wall time since `started_at` (unix seconds) that went into steps that count, 0 to 1.
+
+    `steps` are (step, seconds) in order of writing; of a step done twice only the later counts.
+    """
+    wall = now - started_at
+    if wall <= 0:
+        return 0.0
+    return min(1.0, sum(dict(steps).values()) / wall)
+
+
+def _parse(line: bytes) -> Receipt | None:
+    try:
+        return Receipt.model_validate(json.loads(line))
+    except (ValueError, ValidationError):
+        return None

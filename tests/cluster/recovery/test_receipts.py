@@ -1,0 +1,57 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.recovery import receipts
+from cluster.recovery.receipts import goodput
+from cluster.storage import Storage
+from tests.cluster.recovery.samples import STACK, receipt
+
+PATH = "runs/run-1/receipts.jsonl"
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Storage(str(tmp_path))
+
+
+def test_a_run_without_failures_has_no_receipts(storage):
+    assert receipts.read(storage, PATH) == []
+
+
+def test_receipts_come_back_in_order(storage):
+    written = [
+        receipt(stack=STACK, advice="standby: 1"),
+        receipt(number=2, victim=None, attempt_after=None, strategy="stop", reason="budget_spent"),
+    ]
+    for one in written:
+        receipts.append(storage, PATH, one)
+    assert receipts.read(storage, PATH) == written
+
+
+def test_torn_lines_and_those_of_newer_releases_are_left_out(storage):
+    receipts.append(storage, PATH, receipt())
+    newer = {**json.loads(receipt(number=2).model_dump_json()), "failure_class": "solar_flare"}
+    storage.append_line(PATH, json.dumps(newer).encode())
+    storage.append_line(PATH, b'{"number": 3, "ru')
+    receipts.append(storage, PATH, receipt(number=4))
+    assert [one.number for one in receipts.read(storage, PATH)] == [1, 4]
+
+
+def test_goodput_counts_every_step_once():
+    steps = [(1, 2.0), (2, 2.0), (3, 2.0), (2, 1.0), (3, 1.0)]
+    assert goodput(steps, 100.0, 108.0) == (2.0 + 1.0 + 1.0) / 8.0
+    assert goodput([], 100.0, 108.0) == 0
+    assert goodput(steps, 100.0, 100.0) == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.floats(0, 10))),
+    st.floats(-5, 100),
+)
+def test_goodput_is_a_share_that_redoing_cannot_raise(steps, wall):
+    share = goodput(steps, 0.0, wall)
+    assert 0 <= share <= 1
+    assert goodput([*steps, *steps], 0.0, wall) == share

@@ -1,0 +1,260 @@
+"""The actor that the workers of a run gather around: a shell of Ray around the roster and the receipts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from cluster.config import Settings
+from cluster.errors import LinnetError
+from cluster.recovery.classes import Signal
+from cluster.storage import Storage
+from train_jobs.formation import ray_signals
+from train_jobs.formation.judging import Judge, Views
+from train_jobs.formation.messages import (
+    Advanced,
+    Beat,
+    Broken,
+    End,
+    Formation,
+    Formed,
+    Joined,
+    Orders,
+)
+from train_jobs.formation.roster import Form, Kill, Member, Roster, Rules
+from train_jobs.run_files import AttemptRecord, RunFiles, WorkerRecord
+from train_jobs.sampling import step_samples
+from train_jobs.spec import FaultTolerance, TrainSpec
+
+_LOG = logging.getLogger("train_jobs")
+_TICK_S = 0.2
+_ANSWER_WITHIN_S = 5.0
+_DRAIN_EVERY_TICKS = 5
+_FAILED_STARTS = 3
+
+
+def rules_of(spec: TrainSpec) -> Rules:
+    """Who trains, as a spec says it."""
+    goes_on = spec.fault_tolerance is FaultTolerance.CONTINUE
+    return Rules(
+        slots=spec.slots,
+        min_workers=spec.min_workers,
+        may_shrink=goes_on or spec.workers is not None,
+        keep_state=goes_on,
+        hang_timeout_s=spec.failures.hang_timeout_s,
+    )
+
+
+class Coordinator:
+    """One launch of a run. It writes attempts and receipts; nothing else does."""
+
+    def __init__(
+        self, spec: TrainSpec, settings: Settings, launch: str, committed_step: int, dataset: list[Any]
+    ) -> None:
+        import torch.distributed as dist
+
+        self.files = RunFiles(Storage(settings.root), spec.run)
+        self._launch = launch
+        # It outlives every formation, so a new one needs no new meeting place.
+        self._meeting = dist.TCPStore(ray_signals.own_address(), 0, is_master=True, wait_for_workers=False)
+        last = max((record.attempt for record in self.files.read_attempts()), default=0)
+        self._spec, self._dataset = spec, dataset
+        views = Views(lambda: len(self.roster.current()), self._sample_ids, ray_signals.node_alive)
+        self._judge = Judge(spec, self.files, committed_step, views)
+        store = (ray_signals.own_address(), self._meeting.port)
+        self.roster = Roster(rules_of(spec), store, self._judge, first_attempt=last + 1)
+        self._step = committed_step
+        self._failed_starts = 0
+        self._changed = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+        self._pings: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Begin to look after the workers."""
+        self._watching = asyncio.create_task(self._watch())
+
+    async def join(self, joined: Joined) -> None:
+        """A worker is warm."""
+        self.roster.join(joined, time.time())
+
+    async def ready(self, worker: str, state_step: int | None) -> None:
+        """A worker waits for a formation."""
+        self.roster.ready(worker, state_step, time.time())
+        self._act()
+
+    async def next_formation(self, worker: str, left: int) -> Formation | End | None:
+        """The formation that a worker is in once it is newer than the one it left; None to ask again."""
+        limit = time.monotonic() + _ANSWER_WITHIN_S
+        while time.monotonic() < limit:
+            if self.roster.ended:
+                return self._end()
+            found = self.roster.formation
+            if found and self.roster.is_formed and found.generation > left and worker in found.workers:
+                return found
+            await self._until_changed(limit - time.monotonic())
+        return None
+
+    async def beat(self, beat: Beat) -> Orders:
+        """A sign of life."""
+        return self.roster.beat(beat, time.time())
+
+    async def broken(self, told: Broken) -> None:
+        """An exchange failed."""
+        self.roster.broken(told.worker, told.generation, told.text, time.time())
+        await self._ping_all()
+        self._act()
+
+    async def raised(self, worker: str, generation: int, error: BaseException) -> None:
+        """A worker's program failed; an error of ours that a repetition would meet again ends the run."""
+        if generation != self.roster.generation:
+            return
+        signal = ray_signals.signal_of(error)
+        if isinstance(error, LinnetError) and not error.retryable:
+            self.roster.end(error)
+        else:
+            self.roster.raised(worker, signal, f"{type(error).__name__}: {error}", time.time())
+        self._act()
+
+    async def could_not_start(self, rank: int, error: BaseException) -> None:
+        """A worker did not get warm. One that never can must not be started for ever."""
+        self._failed_starts += 1
+        if isinstance(error, LinnetError) and not error.retryable:
+            self.roster.end(error)
+        elif self._failed_starts >= _FAILED_STARTS:
+            told = f"Rank {rank} cannot start: {type(error).__name__}: {error}"
+            self.roster.end(
+                LinnetError(told, code="train.cannot_start", hint="Its whole traceback is in Ray's logs.")
+            )
+        self._act()
+
+    async def formed(self, told: Formed) -> None:
+        """A formation goes on from a step."""
+        formation = self.roster.formation
+        if formation is None or told.generation != formation.generation:
+            return
+        self._step, self._failed_starts = told.step, 0
+        workers = [
+            WorkerRecord(rank=rank, pid=joined.pid, node_ip=joined.node_ip)
+            for rank, joined in enumerate(self.roster.members[name].joined for name in formation.workers)
+        ]
+        self._judge.formed(told, formation, time.time())
+        self.files.add_attempt(
+            AttemptRecord(
+                attempt=formation.attempt,
+                at=time.time(),
+                launch=self._launch,
+                resumed_from_step=told.step,
+                source=formation.source,
+                skipped=list(told.skipped),
+                workers=workers,
+            )
+        )
+
+    async def advanced(self, told: Advanced) -> None:
+        """A step is done."""
+        if told.generation == self.roster.generation:
+            self._step = told.step
+            self._judge.advanced(told, time.time())
+            slow = self.roster.slow_member()
+            if slow:
+                self._judge.name_slow(*slow, time.time())
+
+    async def committed(self, step: int) -> None:
+        """A checkpoint is complete."""
+        self._judge.committed(step)
+        self.roster.committed()
+
+    async def finished(self, step: int) -> None:
+        """The run is at its last step."""
+        self._step = step
+        self.roster.end(None)
+        self._act()
+
+    async def outcome(self) -> End | None:
+        """How it ended; None while it has not."""
+        return self._end() if self.roster.ended else None
+
+    def _sample_ids(self, step: int) -> list[str]:
+        import ray
+
+        (reference,) = self._dataset
+        ids = ray.get(reference).ids
+        batch = self._spec.global_batch_size
+        return [ids[i] for i in step_samples(self._spec.seed, step, dataset_size=len(ids), batch_size=batch)]
+
+    def _end(self) -> End:
+        return End(self._step, self.roster.ended if isinstance(self.roster.ended, LinnetError) else None)
+
+    async def _until_changed(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._changed.wait(), max(seconds, 0.01))
+        except TimeoutError:
+            return
+
+    async def _watch(self) -> None:
+        ticks = 0
+        while True:
+            await asyncio.sleep(_TICK_S)
+            ticks += 1
+            try:
+                await self._ping_all()
+                if ticks % _DRAIN_EVERY_TICKS == 0:
+                    self.roster.draining(ray_signals.draining_nodes())
+                self._act()
+            except Exception:
+                _LOG.exception("the coordinator's watch")
+
+    async def _ping_all(self) -> None:
+        """Ray knows at once of a process that ended; a ping that is not answered yet is left pending."""
+        for member in list(self.roster.members.values()):
+            worker = member.joined.worker
+            if not member.is_dead and worker not in self._pings:
+                self._pings[worker] = asyncio.create_task(self._ping(member))
+        if self._pings:
+            await asyncio.wait(self._pings.values(), timeout=0.05)
+
+    async def _ping(self, member: Member) -> None:
+        worker = member.joined.worker
+        try:
+            await member.joined.handle.__ray_ready__.remote()
+        except Exception as error:
+            self.roster.lost(worker, Signal.PROCESS_EXIT, ray_signals.death(error), time.time())
+            self._act()
+        finally:
+            self._pings.pop(worker, None)
+
+    def _act(self) -> None:
+        for effect in self.roster.tick(time.time()):
+            if isinstance(effect, Kill):
+                task = asyncio.create_task(self._kill(effect))
+                task.add_done_callback(lambda done: done.exception())
+            elif isinstance(effect, Form):
+                self._judge.forming(effect.formation, time.time())
+        # Whoever waits looks again, and those that wait anew wait for the next change.
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _kill(self, effect: Kill) -> None:
+        joined = effect.member.joined
+        stack = await asyncio.to_thread(
+            ray_signals.end_process, joined.pid, joined.node_id, effect.with_stack
+        )
+        self._judge.ended(joined.worker, stack, time.time())
+
+
+def create(spec: TrainSpec, settings: Settings, launch: str, committed_step: int, dataset: Any) -> Any:
+    """Start the coordinator on this node; it ends with the driver. `dataset` is a reference."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = (
+        ray.remote(Coordinator)
+        .options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+        # In a list a reference is handed over as it is, and fetched when sample ids are asked for.
+        .remote(spec, settings, launch, committed_step, [dataset])
+    )
+    ray.get(actor.start.remote())
+    return actor

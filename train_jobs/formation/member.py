@@ -1,0 +1,134 @@
+"""A worker's side of the coordinator: it joins, gives signs of life, hears when a formation is over."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from typing import Any
+
+from train_jobs.formation.messages import (
+    Advanced,
+    Beat,
+    Broken,
+    End,
+    Formation,
+    Formed,
+    Joined,
+    Orders,
+    Phase,
+)
+
+_BEAT_S = 0.25
+_CALL_TIMEOUT_S = 60.0
+
+
+class CoordinatorLostError(Exception):
+    """The coordinator is gone, and with it the driver: there is nothing to work for."""
+
+
+class Member:
+    """One worker process; its thread beats from the moment that it exists."""
+
+    def __init__(self, coordinator: Any, rank: int) -> None:
+        import ray
+
+        context = ray.get_runtime_context()
+        self.name = f"{rank}-{uuid.uuid4().hex[:8]}"
+        self.rank, self.pid, self.node_ip = rank, os.getpid(), ray.util.get_node_ip_address()
+        self._coordinator = coordinator
+        self._joined = Joined(
+            self.name, rank, self.pid, self.node_ip, context.get_node_id(), context.current_actor
+        )
+        self._generation = 0
+        self._phase, self._step, self._marks, self.compute_s = Phase.WARMING, 0, 0, 0.0
+        self._orders = Orders(dissolved=False, regroup=False, commit_now=False)
+        self._is_alone = False
+        self._thread = threading.Thread(target=self._beat, name="linnet-beat", daemon=True)
+
+    def join(self) -> None:
+        """Say that this worker is warm."""
+        self._call("join", self._joined)
+        self._thread.start()
+
+    def could_not_start(self, error: BaseException) -> None:
+        """This worker did not get warm."""
+        self._call("could_not_start", self.rank, error)
+
+    def next_formation(self, state_step: int | None) -> Formation | End:
+        """Wait to be told with whom to train; `state_step` is where this worker's own state is at."""
+        self.mark(Phase.IDLE)
+        left = self._generation
+        self._call("ready", self.name, state_step)
+        while True:
+            found = self._call("next_formation", self.name, left)
+            if isinstance(found, Formation):
+                self._generation = found.generation
+                self._orders = Orders(dissolved=False, regroup=False, commit_now=False)
+                self.mark(Phase.FORMING)
+            if found is not None:
+                return found
+
+    def mark(self, phase: Phase, step: int | None = None) -> None:
+        """Something got done; `phase` is what comes next."""
+        self._phase, self._marks = phase, self._marks + 1
+        self._step = self._step if step is None else step
+
+    def is_over(self) -> bool:
+        """Whether the formation was dissolved."""
+        return self._orders.dissolved or self._is_alone
+
+    @property
+    def wants_regroup(self) -> bool:
+        """Whether another worker waits to be taken in after this step."""
+        return self._orders.regroup
+
+    @property
+    def wants_commit(self) -> bool:
+        """Whether a node is about to go, so that what there is should be committed."""
+        return self._orders.commit_now
+
+    def broken(self, text: str) -> None:
+        """An exchange failed."""
+        self._call("broken", Broken(self.name, self._generation, text))
+
+    def formed(self, step: int, skipped: list[str], restored_s: float) -> None:
+        """As rank 0: the formation goes on from `step`."""
+        self._call("formed", Formed(self._generation, step, tuple(skipped), restored_s))
+
+    def advanced(self, step: int, seconds: float, verdict: str) -> None:
+        """As rank 0: a step is done; not waited for."""
+        self._coordinator.advanced.remote(Advanced(self._generation, step, seconds, verdict))
+
+    def committed(self, step: int) -> None:
+        """As rank 0: a checkpoint is complete; not waited for."""
+        self._coordinator.committed.remote(step)
+
+    def raised(self, error: BaseException) -> None:
+        """This worker's program failed."""
+        self._call("raised", self.name, self._generation, error)
+
+    def finished(self, step: int) -> None:
+        """As rank 0: the run is at its last step, committed."""
+        self._call("finished", step)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        import ray
+
+        try:
+            return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=_CALL_TIMEOUT_S)
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+            self._is_alone = True
+            raise CoordinatorLostError(str(error)) from error
+
+    def _beat(self) -> None:
+        pause = threading.Event()
+        while not self._is_alone and not pause.wait(_BEAT_S):
+            generation = self._generation
+            beat = Beat(self.name, generation, self._phase, self._step, self._marks, self.compute_s)
+            try:
+                orders = self._call("beat", beat)
+            except CoordinatorLostError:
+                return
+            if generation == self._generation:
+                self._orders = orders

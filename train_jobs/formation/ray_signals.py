@@ -1,0 +1,73 @@
+"""What Ray tells of processes and nodes, put into our words; ends a process on whichever node it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from cluster.errors import StorageError
+from cluster.recovery.classes import Signal
+from train_jobs.stacks import python_stack
+
+_END_TIMEOUT_S = 8.0
+
+
+def own_address() -> str:
+    """The address under which other nodes reach this process."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())
+
+
+def draining_nodes() -> set[str]:
+    """Nodes that are about to be taken away, by id.
+
+    Ray 2.60 has no public call for it; this is the one that Ray Train's own preemption watcher uses.
+    """
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def node_alive(node_id: str) -> bool | None:
+    """What Ray's node table says; None for a node that it does not know."""
+    import ray
+
+    return next((bool(node["Alive"]) for node in ray.nodes() if node["NodeID"] == node_id), None)
+
+
+def death(error: BaseException) -> str:
+    """Why an actor does not answer, from the error of a call to it; without the guesses that Ray adds."""
+    text = " ".join(str(error).split())
+    return text.partition("Some common causes")[0].strip()[:600]
+
+
+def signal_of(error: BaseException) -> Signal:
+    """What kind of failure a worker's own exception is."""
+    text = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return Signal.OUT_OF_MEMORY
+    return Signal.STORAGE_ERROR if isinstance(error, StorageError) else Signal.RAISED
+
+
+def end_process(pid: int, node_id: str, with_stack: bool) -> str:
+    """Kill a process, its Python stack taken down before; returns the stack, or why there is none."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if node_id == ray.get_runtime_context().get_node_id():
+        return _end_here(pid, with_stack)
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    task = ray.remote(num_cpus=0, max_retries=0)(_end_here).options(scheduling_strategy=there)
+    try:
+        return str(ray.get(task.remote(pid, with_stack), timeout=_END_TIMEOUT_S))
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        return f"its node does not answer: {type(error).__name__}"
+
+
+def _end_here(pid: int, with_stack: bool) -> str:
+    stack = python_stack(pid) if with_stack else ""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    return stack

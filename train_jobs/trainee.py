@@ -1,0 +1,51 @@
+"""What is trained in one process: model, optimizer, objective and the step that they are at."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from cluster.config import Settings
+from cluster.manifest import VersionManifest
+from cluster.refs import VersionRef
+from cluster.registry import ModelStore
+from train_jobs import model as models
+from train_jobs.loop import Loop
+from train_jobs.objectives import Objective, Samples, make_objective
+from train_jobs.optimizers import fill_state, make_optimizer
+from train_jobs.spec import TrainSpec
+from train_jobs.state import Snapshots
+
+
+class Trainee:
+    """Made warm once in the life of a process; its state is replaced in place after that."""
+
+    model: Any
+    optimizer: Any
+    objective: Objective
+    loop: Loop
+    snapshots: Snapshots
+    reference: Any
+
+    def __init__(self, spec: TrainSpec, settings: Settings, base: VersionRef, dataset: Samples) -> None:
+        self.spec, self.base, self.dataset = spec, base, dataset
+        self._store = ModelStore.open(settings)
+        self.base_sha256 = _identity(self._store.manifest(base))
+        self.step = 0
+
+    def warm(self) -> None:
+        """Load the base and build everything on it, at step 0."""
+        directory = self._store.local_dir(self.base)
+        self.model = models.build(self.spec, directory, str(self.base))
+        self.optimizer = make_optimizer(self.spec, models.trainable(self.model))
+        fill_state(self.optimizer)
+        self.reference = models.reference(self.spec, directory)
+        self.objective = make_objective(self.spec, self.dataset, self.model, self.reference)
+        self.loop = Loop(self.spec, self.model, self.optimizer, self.objective, len(self.dataset))
+        self.snapshots = Snapshots(self.model, self.optimizer)
+        self.step = 0
+
+
+def _identity(manifest: VersionManifest) -> str:
+    listing = "".join(f"{entry.sha256}  {name}\n" for name, entry in sorted(manifest.files.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
