@@ -15,7 +15,8 @@ from cluster.storage import Storage
 class StepRecord(StrictModel):
     """One step as rank 0 saw it end. `at` in unix seconds, `tokens` counts the real ones of all ranks.
 
-    `applied` is False when the loss was bad and the weights were left. `metrics` are those of the method besides the loss, `eval` those of an evaluation after the step.
+    `applied` is False when the loss was bad and the weights were left as they were. `metrics` are those of
+    the method besides the loss, `eval` those of an evaluation after the step.
     """
 
     step: int

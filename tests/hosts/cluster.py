@@ -1,4 +1,4 @@
-"""The project's own cluster.yaml on hosts of a network: what a user edits is edited, then `ray up`, `ray down`."""
+"""The project's own cluster.yaml on hosts of a network: edited as a user would, then `ray up`, `ray down`."""
 
 from __future__ import annotations
 
@@ -83,9 +83,10 @@ class RayCluster:
 
 @contextmanager
 def up(network: Network, *, desk: str, head: str, workers: Sequence[str]) -> Iterator[RayCluster]:
-    """`ray up` of cluster.yaml from the host `desk`, and `ray down` at the end.
+    """`ray up` of cluster.yaml from the host `desk`; `ray down` at the end, unless the head is dead.
 
-    All hosts but the desk get a copy of the checkout; LINNET_ROOT is /mnt/linnet, the state an SQLite file there.
+    All hosts but the desk get a copy of the checkout. LINNET_ROOT is /mnt/linnet, the state an SQLite file
+    there. The workers join after it has returned: `wait_for_nodes`.
     """
     table, top, hands = network[desk], network[head], tuple(network[name] for name in workers)
     _prepare_desk(network, table, top, hands)

@@ -143,7 +143,9 @@ class Roster:
         self.members[joined.worker] = Member(joined, now, now)
 
     def ready(self, worker: str, state_step: int | None, now: float) -> None:
-        """A worker waits for a formation, with its state at `state_step`."""
+        """A worker waits for a formation, with its state at `state_step`; whoever was in one has left it."""
+        if self.formation and worker in self.formation.workers:
+            self._dissolve(now)
         member = self.members[worker]
         member.is_ready, member.state_step, member.last_mark_at = True, state_step, now
         if self._first_ready_at is None:

@@ -113,7 +113,6 @@ def test_in_continue_survivors_go_on_from_their_own_state_and_take_the_newcomer_
     assert world.roster.beat(Beat("0.a", 2, Phase.COMPUTING, 8, 99, 1.0), world.now).regroup
     world.roster.ready("0.a", 8, world.now)
     world.roster.ready("2.a", 8, world.now)
-    world.roster.broken("0.a", 2, "", world.now)
     world.run(0.25)
     third = world.formations()[-1]
     assert (third.workers, third.source) == (("0.a", "2.a", "1.b"), Source.PEER)
