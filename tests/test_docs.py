@@ -17,6 +17,8 @@ from cluster import extensions, head
 from cluster.cli.main import SUMMARIES
 from cluster.config import Settings, StrictModel, validate
 from cluster.errors import ExitCode
+from cluster.recovery.classes import FailureClass
+from cluster.recovery.situation import Strategy
 from cluster.refs import parse_version_ref
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.metrics import GatewayMetrics
@@ -192,7 +194,8 @@ def test_every_key_that_people_write_has_its_table():
     models = {path for path, _ in field_tables()}
     spec = "train_jobs.spec"
     assert models == {
-        *(f"{spec}:{name}" for name in ("TrainSpec", "DataSpec", "PeftSpec", "FailuresSpec", "PublishSpec")),
+        *(f"{spec}:{name}Spec" for name in ("Train", "Data", "Peft", "Quantization", "Dpo", "Workers")),
+        *(f"{spec}:{name}Spec" for name in ("Failures", "Publish")),
         "serve_apps.version_args:VersionArgs",
         "serve_apps.gateway.config:GatewayConfig",
         "cluster.manifest:VersionManifest",
@@ -260,6 +263,13 @@ def test_the_table_of_formats_is_complete():
     assert [code(row[0])[0] for row in rows] == [found.value for found in NEEDED_COLUMNS]
     for row, needed in zip(rows, NEEDED_COLUMNS.values(), strict=True):
         assert set(needed) <= set(code(row[1]))
+
+
+def test_the_table_of_failure_classes_is_complete_and_names_what_is_done():
+    rows = only_table("training.md", "failure-classes")
+    assert [code(row[0])[0] for row in rows] == [found.value for found in FailureClass]
+    done = {word for row in rows for word in code(row[2]) if ":" not in word}
+    assert done <= {strategy.value for strategy in Strategy}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from train_jobs import sampling
-from train_jobs.formation.group import Group
+from train_jobs.formation.group import Group, GroupLostError
 from train_jobs.formation.messages import Phase
 from train_jobs.model import autocast
 from train_jobs.objectives import Objective
@@ -82,6 +82,25 @@ class Loop:
         # Slots of an unfinished step: valid for as long as the weights stay as they are.
         self._done: dict[int, _Slot] = {}
         self._done_step = 0
+
+    def leave_when(self, is_over: Callable[[], bool]) -> None:
+        """Leave a computation in its middle, with GroupLostError, once it is over with the formation.
+
+        For a run that goes back to its last commit: what is being computed is worth nothing then.
+        """
+
+        def check(_gradient: torch.Tensor | None = None) -> None:
+            if is_over():
+                raise GroupLostError("the coordinator dissolved the formation")
+
+        def watch(_module: Any, _given: Any, output: Any) -> None:
+            check()
+            tensor = output[0] if isinstance(output, tuple) else output
+            if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+                tensor.register_hook(check)
+
+        for layer in _layers(self.model):
+            layer.register_forward_hook(watch)
 
     def forget(self) -> None:
         """The weights were replaced: what was computed with the former ones is worth nothing."""
@@ -220,3 +239,9 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+
+
+def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The model's longest list of modules, which is its layers."""
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return list(max(lists, key=len, default=[]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from cluster.config import Settings
@@ -13,12 +14,15 @@ from train_jobs import model as models
 from train_jobs.loop import Loop
 from train_jobs.objectives import Objective, Samples, make_objective
 from train_jobs.optimizers import fill_state, make_optimizer
-from train_jobs.spec import TrainSpec
+from train_jobs.spec import FaultTolerance, TrainSpec
 from train_jobs.state import Snapshots
 
 
 class Trainee:
-    """Made warm once in the life of a process; its state is replaced in place after that."""
+    """Made warm once in the life of a process; its state is replaced in place after that.
+
+    `is_over` tells whether the formation was dissolved.
+    """
 
     model: Any
     optimizer: Any
@@ -27,10 +31,19 @@ class Trainee:
     snapshots: Snapshots
     reference: Any
 
-    def __init__(self, spec: TrainSpec, settings: Settings, base: VersionRef, dataset: Samples) -> None:
+    def __init__(
+        self,
+        spec: TrainSpec,
+        settings: Settings,
+        base: VersionRef,
+        dataset: Samples,
+        is_over: Callable[[], bool],
+    ) -> None:
         self.spec, self.base, self.dataset = spec, base, dataset
         self._store = ModelStore.open(settings)
         self.base_sha256 = _identity(self._store.manifest(base))
+        self._is_over = is_over
+        self._divisor = 1
         self.step = 0
 
     def warm(self) -> None:
@@ -42,8 +55,15 @@ class Trainee:
         self.reference = models.reference(self.spec, directory)
         self.objective = make_objective(self.spec, self.dataset, self.model, self.reference)
         self.loop = Loop(self.spec, self.model, self.optimizer, self.objective, len(self.dataset))
+        if self.spec.fault_tolerance is FaultTolerance.RESTART:
+            self.loop.leave_when(self._is_over)
+        self.cut_microbatches(self._divisor)
         self.snapshots = Snapshots(self.model, self.optimizer)
         self.step = 0
+
+    def cut_microbatches(self, divisor: int) -> None:
+        """Compute microbatches in so many parts from now on."""
+        self._divisor = self.loop.microbatch_divisor = divisor
 
 
 def _identity(manifest: VersionManifest) -> str:

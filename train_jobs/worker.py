@@ -70,7 +70,7 @@ class Worker:
         self.job, self.spec, self.member = job, job.spec, member
         self.files = RunFiles(Storage(job.settings.root), job.spec.run)
         self._validation = validation
-        self.trainee = Trainee(job.spec, job.settings, job.base, dataset)
+        self.trainee = Trainee(job.spec, job.settings, job.base, dataset, member.is_over)
         self.saver = Saver(job.spec, job.settings, self.files, member.committed)
         self.journal = Journal(self.files, Trackers(job.spec, self.files, job.settings))
         self._resuming = Resuming(self.files, self.trainee, self.journal)
@@ -111,7 +111,7 @@ class Worker:
     def _take_up(self, formation: Formation, group: Group) -> None:
         self.member.mark(Phase.RESTORING)
         began = time.monotonic()
-        self.trainee.loop.microbatch_divisor = formation.microbatch_divisor
+        self.trainee.cut_microbatches(formation.microbatch_divisor)
         had_state, self._has_state = self._has_state, False
         self.saver.settle()
         skipped = self._resuming.take_up(formation, group, had_state, self.member.mark)
@@ -133,7 +133,11 @@ class Worker:
             wishes = Wishes(member.wants_regroup, member.wants_commit, self.saver.committed_step)
             self._has_state = False
             ceiling = self.journal.ceiling(self.spec.failures.spike_factor)
-            result = trainee.loop.run_step(trainee.step + 1, group, wishes, member.mark, ceiling=ceiling)
+            try:
+                result = trainee.loop.run_step(trainee.step + 1, group, wishes, member.mark, ceiling=ceiling)
+            except GroupLostError:
+                self._has_state = True
+                raise
             trainee.step += 1
             self._has_state = True
             member.compute_s = result.compute_s

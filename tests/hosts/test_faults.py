@@ -47,6 +47,14 @@ def reaches(source: Host, target: Host) -> bool:
     return source.inside(probe).strip().endswith("open")
 
 
+def reaches_again(source: Host, target: Host) -> bool:
+    """Whether it does within 20 seconds: a host that was silent is given up for some seconds by its neighbours."""
+    deadline = time.monotonic() + 20
+    while not (found := reaches(source, target)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
 def python(code: str) -> str:
     return f"{PYTHON} - <<'END'\n{code}\nEND"
 
@@ -95,7 +103,7 @@ def test_cut_silences_a_host_and_its_console_still_answers(pair):
         assert not reaches(right, left)
         assert reaches(right, right)
         assert right.inside("hostname") == "right\n"
-    assert reaches(left, right)
+    assert reaches_again(left, right)
 
 
 def test_lost_packets_are_about_the_share_asked_for(pair):
@@ -112,8 +120,9 @@ def test_lost_packets_are_about_the_share_asked_for(pair):
 def test_throttle_narrows_either_direction(pair, narrowed):
     left, right = pair["left"], pair["right"]
     with faults.throttle(pair[narrowed], 1_000_000):
-        assert 1.8 < seconds_to_copy(left, right, 256) < 10
-    assert seconds_to_copy(left, right, 256) < 1.5
+        # 4.2 s by the rate, less what the first burst lets through.
+        assert 3.9 < seconds_to_copy(left, right, 512) < 20
+    assert seconds_to_copy(left, right, 512) < 3.5
 
 
 def test_a_full_disk_refuses_to_write_until_there_is_room(pair):
@@ -173,14 +182,14 @@ def test_a_kill_ends_every_process_and_a_boot_brings_back_the_disk(pair):
     pair.boot("left")
     assert left.run("cat ~/file").stdout == "kept\n"
     assert left.processes("^sleep 1000") == []
-    assert reaches(right, left)
+    assert reaches_again(right, left)
 
 
 def test_a_fault_ends_with_its_host(pair):
     with faults.cut(pair["left"]), faults.lose_packets(pair["left"], 1.0):
         pair["left"].kill()
         pair.boot("left")
-    assert reaches(pair["right"], pair["left"])
+    assert reaches_again(pair["right"], pair["left"])
 
 
 def traces() -> dict[str, object]:

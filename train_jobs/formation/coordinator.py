@@ -67,6 +67,7 @@ class Coordinator:
         self.roster = Roster(rules_of(spec), store, self._judge, first_attempt=last + 1)
         self._step = committed_step
         self._failed_starts = 0
+        self._node = ray_signals.own_node()
         self._changed = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._pings: dict[str, asyncio.Task[None]] = {}
@@ -103,6 +104,7 @@ class Coordinator:
     async def broken(self, told: Broken) -> None:
         """An exchange failed."""
         self.roster.broken(told.worker, told.generation, told.text, time.time())
+        self._look_here()
         await self._ping_all()
         self._act()
 
@@ -199,12 +201,22 @@ class Coordinator:
             await asyncio.sleep(_TICK_S)
             ticks += 1
             try:
+                self._look_here()
                 await self._ping_all()
                 if ticks % _DRAIN_EVERY_TICKS == 0:
                     self.roster.draining(ray_signals.draining_nodes())
                 self._act()
             except Exception:
                 _LOG.exception("the coordinator's watch")
+
+    def _look_here(self) -> None:
+        """The system knows of a process of this node before Ray tells."""
+        for member in list(self.roster.members.values()):
+            joined = member.joined
+            if joined.node_id == self._node and not member.is_dead and not ray_signals.is_running(joined.pid):
+                self.roster.lost(
+                    joined.worker, Signal.PROCESS_EXIT, f"pid {joined.pid} has ended", time.time()
+                )
 
     async def _ping_all(self) -> None:
         """Ray knows at once of a process that ended; a ping that is not answered yet is left pending."""

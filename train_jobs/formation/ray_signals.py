@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 
+import psutil
+
 from cluster.errors import StorageError
 from cluster.recovery.classes import Signal
 from train_jobs.stacks import python_stack
@@ -18,6 +20,21 @@ def own_address() -> str:
     import ray
 
     return str(ray.util.get_node_ip_address())
+
+
+def own_node() -> str:
+    """The id of the node that this process is on."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this node is there and not a zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def draining_nodes() -> set[str]:
@@ -56,7 +73,7 @@ def end_process(pid: int, node_id: str, with_stack: bool) -> str:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    if node_id == ray.get_runtime_context().get_node_id():
+    if node_id == own_node():
         return _end_here(pid, with_stack)
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
     task = ray.remote(num_cpus=0, max_retries=0)(_end_here).options(scheduling_strategy=there)

@@ -1,0 +1,108 @@
+import io
+import json
+import os
+import tempfile
+
+import pytest
+
+from cluster.config import Settings
+from cluster.manifest import VersionKind
+from cluster.refs import VersionRef
+from cluster.registry import ModelStore
+from cluster.storage import Storage
+from tests.chaos.checking import check
+from tests.chaos.monkey import Monkey
+from tests.chaos.reference import uninterrupted
+from tests.chaos.stage import Stage
+from tests.support.tiny_model import make_tiny_model
+from train_jobs import driver, fit
+from train_jobs.run_files import RunFiles
+from train_jobs.spec import DataSpec, FailuresSpec, PeftSpec, TrainSpec
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch) -> Settings:
+    """A home of its own, with the tiny model as tiny:v1."""
+    monkeypatch.setenv("LINNET_HOME", str(tmp_path / "home"))
+    known = Settings.load()
+    ModelStore.open(known).publish(
+        make_tiny_model(tmp_path / "tiny"),
+        VersionRef(model="tiny", version="v1"),
+        kind=VersionKind.BASE,
+        source_label="tests",
+    )
+    return known
+
+
+@pytest.fixture
+def questions(tmp_path):
+    """64 questions of different lengths with a one-word answer."""
+    path = tmp_path / "questions.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Is {number} even?{' Really?' * (number % 5)}"},
+                {"role": "assistant", "content": "no" if number % 2 else "yes"},
+            ]
+        }
+        for number in range(64)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture
+def spec(questions) -> TrainSpec:
+    """Steps of a few milliseconds, so that a dozen failures fit into minutes."""
+    return TrainSpec(
+        run="struck",
+        model="tiny:v1",
+        data=DataSpec(train=str(questions)),
+        max_steps=600,
+        learning_rate=1e-3,
+        per_device_train_batch_size=4,
+        num_workers=2,
+        standby=1,
+        save_steps=10,
+        peft=PeftSpec(r=4, lora_dropout=0.1),
+        failures=FailuresSpec(max_failures=-1, hang_timeout_s=4.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of this process; it ends with the module."""
+    fit.set_environment()
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="tc-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        ray.init(
+            num_cpus=6,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            _temp_dir=directory,
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def strike(cluster, settings):
+    """Train a spec while a monkey carries out a plan, and check all that must hold afterwards."""
+
+    def _strike(spec, plan, seed):
+        calm = uninterrupted(spec, settings)
+        stage = Stage(RunFiles(Storage(settings.root), spec.run), os.getpid())
+        monkey = Monkey(stage, plan, seed)
+        monkey.start()
+        try:
+            result = driver.train(spec, settings, stream=io.StringIO())
+        finally:
+            stage.over.set()
+        strikes = monkey.join_and_raise()
+        assert (result.trained, result.step) == (True, spec.max_steps)
+        check(stage, spec, settings, strikes, calm)
+        return stage
+
+    return _strike
