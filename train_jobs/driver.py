@@ -165,8 +165,8 @@ class _Drive:
 
     def _train(self) -> None:
         from train_jobs import fit
+        from train_jobs.entry import WorkerJob
         from train_jobs.formation import coordinator
-        from train_jobs.worker import WorkerJob
 
         todo, spec = self.todo, self.todo.spec
         self.reporter.say(f"{spec.run}: encoding {spec.data.train}")

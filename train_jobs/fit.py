@@ -6,14 +6,16 @@ import os
 import tempfile
 
 from cluster.errors import InterruptedRunError, LinnetError
+from train_jobs.entry import WorkerJob, train_loop
 from train_jobs.memory import memory_estimate
 from train_jobs.preflight import Node, check_fits
 from train_jobs.ray_errors import brief, unwrap
 from train_jobs.spec import TrainSpec
-from train_jobs.worker import WorkerJob, train_loop
 
 # Ray Train hands these on to its controller and workers; a lost worker is seen within one interval.
 RAY_TRAIN_ENVIRONMENT = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
+# Lives of Ray's controller that one launch may use up.
+_LAUNCHES = 10
 # Nothing is fetched at run time.
 _WORKER_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -45,14 +47,37 @@ def fit(job: WorkerJob) -> int:
     Raises the LinnetError that ended the run, and InterruptedRunError after SIGINT.
     """
     import ray
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+
+    launches = 0
+    while ray.get(job.coordinator.outcome.remote()) is None:
+        launches += 1
+        try:
+            _launch(job)
+        except ControllerError as error:
+            # Ray's controller gives up when a worker dies while it is being started; the run does not.
+            if launches >= _LAUNCHES or unwrap(error) is not None:
+                raise unwrap(error) or _explain(error, job.spec) from error
+        except TrainingFailedError as error:
+            raise unwrap(error) or _explain(error, job.spec) from error
+        except (SystemExit, ray.exceptions.RayActorError) as error:
+            # Ray's own SIGINT handler ends its controller and then exits.
+            raise InterruptedRunError("Training was stopped.") from error
+    end = ray.get(job.coordinator.outcome.remote())
+    if end.error is not None:
+        raise end.error
+    return int(end.step)
+
+
+def _launch(job: WorkerJob) -> None:
+    """One life of Ray Train's controller and of its workers."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     from train_jobs.formation.ray_train import DataParallelTrainer, FormationConfig
 
     spec = job.spec
     with tempfile.TemporaryDirectory(prefix="linnet-ray-train-") as scratch:
-        trainer = DataParallelTrainer(
+        DataParallelTrainer(
             train_loop,
             train_loop_config={"job": job},
             backend_config=FormationConfig(),
@@ -67,18 +92,7 @@ def fit(job: WorkerJob) -> int:
                 failure_config=FailureConfig(max_failures=-1),
                 worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
             ),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            raise unwrap(error) or _explain(error, spec) from error
-        except (SystemExit, ray.exceptions.RayActorError) as error:
-            # Ray's own SIGINT handler ends its controller and then exits.
-            raise InterruptedRunError("Training was stopped.") from error
-    end = ray.get(job.coordinator.outcome.remote())
-    if end.error is not None:
-        raise end.error
-    return int(end.step)
+        ).fit()
 
 
 def _explain(error: BaseException, spec: TrainSpec) -> LinnetError:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from cluster.config import Settings
 from cluster.errors import IntegrityError, LinnetError
 from cluster.recovery.classes import Signal
-from cluster.refs import VersionRef
 from cluster.storage import Storage
 from train_jobs import evaluating
 from train_jobs.certificate import Certificate, Verdict
 from train_jobs.early_stop import EarlyStop
+from train_jobs.entry import WorkerJob
 from train_jobs.formation.group import Group, GroupLostError
 from train_jobs.formation.member import CoordinatorLostError, Member
 from train_jobs.formation.messages import End, Formation, Phase
@@ -28,39 +24,12 @@ from train_jobs.objectives import Samples, make_objective
 from train_jobs.resuming import Resuming
 from train_jobs.run_files import RunFiles
 from train_jobs.saving import Saver
-from train_jobs.spec import BadLoss, Mismatch, TrainSpec
+from train_jobs.spec import BadLoss, Mismatch
 from train_jobs.tracking import Trackers
 from train_jobs.trainee import Trainee
 from train_jobs.worker_log import log_to_file
 
 _LOG = logging.getLogger("train_jobs")
-
-
-@dataclass(frozen=True)
-class WorkerJob:
-    """What the driver tells every worker; the datasets are references into Ray's object store."""
-
-    spec: TrainSpec
-    settings: Settings
-    base: VersionRef
-    coordinator: Any
-    dataset: Any
-    validation: Any
-
-
-def train_loop(config: dict[str, WorkerJob]) -> dict[str, Any]:
-    """Entry of Ray Train on each worker; returns `{"step", "error"}` when the run has ended.
-
-    What is raised makes Ray Train replace this worker; the others keep their processes.
-    """
-    import ray
-    from ray import train
-
-    job = config["job"]
-    torch.set_num_threads(job.spec.threads_per_worker)
-    member = Member(job.coordinator, train.get_context().get_world_rank())
-    dataset, validation = ray.get(job.dataset), ray.get(job.validation) if job.validation else None
-    return Worker(job, member, dataset, validation).live()
 
 
 class Worker:

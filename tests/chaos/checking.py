@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from pytest import approx
+import pytest
 
 from cluster.config import Settings
 from cluster.recovery.classes import FailureClass
@@ -24,7 +25,7 @@ def check(
 ) -> None:
     """Losses as in `calm`, an audit without a finding, and receipts for what was struck and nothing else."""
     receipts = stage.receipts()
-    print("\n" + "\n".join([*render_table(receipts), "", *summary(strikes, receipts)]))
+    sys.stdout.write("\n".join(["", *render_table(receipts), "", *summary(strikes, receipts), ""]))
     same_steps(stage, calm, exactly=not any(strike.kind is Kind.OUT_OF_MEMORY for strike in strikes))
     proven(stage, settings)
     receipted(strikes, receipts)
@@ -41,14 +42,14 @@ def same_steps(stage: Stage, calm: Sequence[Told], *, exactly: bool) -> None:
         if exactly:
             assert found == told
         else:
-            assert found.loss == approx(told.loss, rel=1e-3)
+            assert found.loss == pytest.approx(told.loss, rel=1e-3)
             assert found.learning_rate == told.learning_rate
 
 
 def proven(stage: Stage, settings: Settings) -> None:
     """No sample lost, repeated or unproven, and no restore that came out differently."""
     told = audit.audit_run(stage.files.run, settings)
-    print("\n".join(audit.render(told)))
+    sys.stdout.write("\n".join([*audit.render(told), ""]))
     assert (told.lost, told.repeated, told.unproven) == (0, 0, 0), told.problems
     assert told.is_proven
     assert told.certificates[Verdict.UNEQUAL] == 0
@@ -59,7 +60,8 @@ def receipted(strikes: Sequence[Strike], receipts: Sequence[Receipt]) -> None:
     expected = {pid: strike for strike in strikes for pid in strike.pids}
     found = [receipt for receipt in receipts if receipt.failure_class is not FailureClass.SLOW_RANK]
     counts = Counter(receipt.victim.pid if receipt.victim else None for receipt in found)
-    assert counts == Counter(expected.keys())
+    told = "\n".join(f"{r.number} {r.failure_class} {r.victim}: {r.detail}" for r in found)
+    assert counts == Counter(expected.keys()), told
     for receipt in found:
         strike = expected[receipt.victim.pid]
         assert receipt.failure_class in strike.classes, (strike, receipt)

@@ -65,7 +65,7 @@ def spec(questions) -> TrainSpec:
         standby=1,
         save_steps=10,
         peft=PeftSpec(r=4, lora_dropout=0.1),
-        failures=FailuresSpec(max_failures=-1, hang_timeout_s=4.0),
+        failures=FailuresSpec(max_failures=-1, hang_timeout_s=6.0),
     )
 
 

@@ -32,7 +32,7 @@ def uninterrupted(spec: TrainSpec, settings: Settings) -> list[Told]:
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.threads_per_worker)
     try:
-        trainee = Trainee(spec, settings, base, dataset)
+        trainee = Trainee(spec, settings, base, dataset, is_over=bool)
         trainee.warm()
         return [_step(trainee, step) for step in range(1, spec.max_steps + 1)]
     finally:

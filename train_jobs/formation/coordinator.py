@@ -76,6 +76,18 @@ class Coordinator:
         """Begin to look after the workers."""
         self._watching = asyncio.create_task(self._watch())
 
+    async def may_warm_up(self) -> bool:
+        """Whether a newcomer is wanted now; False to ask again.
+
+        Not while a formation that stands has yet to get past a failure: it needs the cores.
+        """
+        limit = time.monotonic() + _ANSWER_WITHIN_S
+        while self.roster.is_formed and not self.roster.ended and self._judge.is_recovering:
+            if time.monotonic() > limit:
+                return False
+            await self._until_changed(_TICK_S)
+        return True
+
     async def join(self, joined: Joined) -> None:
         """A worker is warm."""
         self.roster.join(joined, time.time())

@@ -98,6 +98,11 @@ class Judge:
         self._divisor *= 2 if shrink else 1
         return Verdict(wait_s=decision.wait_s, shrink_microbatch=shrink)
 
+    @property
+    def is_recovering(self) -> bool:
+        """Whether a failure is open that the run is not past yet."""
+        return bool(self._open)
+
     def ended(self, worker: str, stack: str, now: float) -> None:
         """A worker that was taken out is dead, and this is where it stood."""
         for opened in self._open:

@@ -46,6 +46,11 @@ class Member:
         self._is_alone = False
         self._thread = threading.Thread(target=self._beat, name="linnet-beat", daemon=True)
 
+    def hold_back(self) -> None:
+        """Wait while those that have just lost somebody are getting going without this worker."""
+        while not self._call("may_warm_up"):
+            pass
+
     def join(self) -> None:
         """Say that this worker is warm."""
         self._call("join", self._joined)

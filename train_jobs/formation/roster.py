@@ -20,6 +20,8 @@ _SLOW_STEPS = 5
 _PATIENCE = 5.0
 _ALONE = 3.0
 _BEAT_LIMIT_SHARE = 0.5
+# A process that imports on a busy machine may be silent for this long.
+_LEAST_SILENCE_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ class Roster:
         limit = max(self.rules.hang_timeout_s, _PATIENCE * self._longest_mark_s)
         for member in self.current():
             silent = now - member.last_beat_at
-            if silent > self.rules.hang_timeout_s * _BEAT_LIMIT_SHARE:
+            if silent > max(self.rules.hang_timeout_s * _BEAT_LIMIT_SHARE, _LEAST_SILENCE_S):
                 self._take_out(member, Signal.NO_HEARTBEAT, f"no sign of life for {silent:.1f} s", now)
             elif not self.is_formed and not member.is_ready and now - self._dissolved_at > limit:
                 stuck = f"did not leave the broken formation for {now - self._dissolved_at:.1f} s"

@@ -1,0 +1,45 @@
+"""Entry of Ray Train on each worker; light, so that a newcomer can hold back before it imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.config import Settings
+from cluster.refs import VersionRef
+from train_jobs.formation.member import Member
+from train_jobs.spec import TrainSpec
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What the driver tells every worker; the datasets are references into Ray's object store."""
+
+    spec: TrainSpec
+    settings: Settings
+    base: VersionRef
+    coordinator: Any
+    dataset: Any
+    validation: Any
+
+
+def train_loop(config: dict[str, WorkerJob]) -> dict[str, Any]:
+    """Work for the run until it has ended; returns `{"step", "error"}`.
+
+    What is raised makes Ray Train replace this worker; the others keep their processes.
+    """
+    import ray
+    from ray import train
+
+    job = config["job"]
+    member = Member(job.coordinator, train.get_context().get_world_rank())
+    # Importing and loading take a core for seconds, which those that recover need more.
+    member.hold_back()
+
+    import torch
+
+    from train_jobs.worker import Worker
+
+    torch.set_num_threads(job.spec.threads_per_worker)
+    dataset, validation = ray.get(job.dataset), ray.get(job.validation) if job.validation else None
+    return Worker(job, member, dataset, validation).live()
