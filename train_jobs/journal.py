@@ -128,6 +128,27 @@ class Journal:
         self._trackers.log(result.step, metrics_of(record))
         self._witness(entry)
 
+    def catch_up(self, now: float) -> None:
+        """As the new rank 0: write the steps that the one before had no time to write; how long they took
+        went with it.
+        """
+        written = max((record.step for record in self._files.read_steps()), default=0)
+        for entry in [pending for pending in self._pending if pending.step > written]:
+            record = StepRecord(
+                step=entry.step,
+                loss=entry.loss,
+                grad_norm=entry.grad_norm,
+                learning_rate=entry.learning_rate,
+                tokens=entry.tokens,
+                tokens_per_s=0.0,
+                step_s=0.0,
+                attempt=entry.attempt,
+                at=now,
+                applied=not entry.skipped,
+            )
+            self._files.add_step(record)
+            self._witness(entry)
+
     def read_witness(self, after: int) -> dict[int, StepEntry]:
         """Steps beyond `after` that an earlier attempt had done, by step; of one done twice the later."""
         lines = read_lines(self._files.storage, self._files.witness)

@@ -110,25 +110,29 @@ class Resuming:
         """Hold a step against what an earlier attempt had made of it; the certificate once decided."""
         if not self._is_open:
             return None
+        if self._trainee.loop.microbatch_divisor > 1:
+            self._is_open = False
+            return self._certificate(
+                Verdict.NOTHING, note="microbatches are cut smaller, which draws otherwise"
+            )
         if self._rehearsed is not None:
             self._is_open = False
-            recorded, again = self._rehearsed
-            self._replayed = [recorded.step]
-            difference = compare(recorded, again)
-            return self._certificate(Verdict.UNEQUAL if difference else Verdict.EQUAL, difference or "")
+            return self._judge_rehearsal(*self._rehearsed)
         recorded = self._expected.get(entry.step)
         if recorded is None:
             self._is_open = False
             return self._certificate(Verdict.EQUAL if self._replayed else Verdict.NOTHING)
         self._replayed.append(entry.step)
         difference = compare(recorded, entry)
-        if difference is not None:
-            self._is_open = False
-            return self._certificate(Verdict.UNEQUAL, difference)
-        if entry.step + 1 not in self._expected:
-            self._is_open = False
-            return self._certificate(Verdict.EQUAL)
-        return None
+        if difference is None and entry.step + 1 in self._expected:
+            return None
+        self._is_open = False
+        return self._certificate(Verdict.UNEQUAL if difference else Verdict.EQUAL, difference or "")
+
+    def _judge_rehearsal(self, recorded: StepEntry, again: StepEntry) -> Certificate:
+        self._replayed = [recorded.step]
+        difference = compare(recorded, again)
+        return self._certificate(Verdict.UNEQUAL if difference else Verdict.EQUAL, difference or "")
 
     def _find(self, formation: Formation, had_state: bool) -> _State:
         trainee = self._trainee
@@ -167,12 +171,9 @@ class Resuming:
         began_anew = told.step == 0 and not told.expected
         self._is_open = formation.source is Source.CHECKPOINT and not began_anew
 
-    def _certificate(self, verdict: Verdict, difference: str = "") -> Certificate:
-        note = (
-            ""
-            if verdict is not Verdict.NOTHING
-            else f"nothing after step {self._restored} had been done before"
-        )
+    def _certificate(self, verdict: Verdict, difference: str = "", note: str = "") -> Certificate:
+        if verdict is Verdict.NOTHING and not note:
+            note = f"nothing after step {self._restored} had been done before"
         return Certificate(
             attempt=self._attempt,
             restored_step=self._restored,

@@ -93,6 +93,7 @@ class Worker:
             formation.attempt, self.trainee.step, group.size, self.spec.slots,
         )  # fmt: skip
         if group.rank == 0:
+            self.journal.catch_up(time.time())
             self.member.formed(self.trainee.step, skipped, time.monotonic() - began)
 
     def _train(self, formation: Formation, group: Group) -> None:

@@ -82,11 +82,14 @@ def _stop(situation: Situation, streak: Sequence[PastFailure]) -> Decision | Non
 
 
 def _is_deterministic(situation: Situation, streak: Sequence[PastFailure]) -> bool:
+    """Whether the same work has failed alike so often that it will again."""
     if situation.failure_class not in _MAY_BE_THE_PROGRAM or can_shrink(situation):
         return False
     last = streak[-(_REPEATS - 1) :]
-    this = (situation.failure_class, situation.step)
-    return len(last) == _REPEATS - 1 and all((past.failure_class, past.step) == this for past in last)
+    this = (situation.failure_class, situation.step, situation.victim_rank)
+    same = [past for past in last if (past.failure_class, past.step, past.victim_rank) == this]
+    were_at_work = situation.at_work and all(past.at_work for past in same)
+    return len(same) == _REPEATS - 1 and were_at_work
 
 
 def _ranks(situation: Situation, streak: Sequence[PastFailure]) -> str:

@@ -53,13 +53,17 @@ class Reason(StrEnum):
 
 
 class PastFailure(StrictModel):
-    """An earlier failure of the same run: the last step trained and committed before it, in unix seconds."""
+    """An earlier failure of the same run: the last step trained and committed before it, in unix seconds.
+
+    `victim_rank` says whose part of the step it was, `at_work` whether that was being computed.
+    """
 
     failure_class: FailureClass
     step: int
     committed_step: int
     at: float
     victim_rank: int | None = None
+    at_work: bool = True
 
 
 class Situation(StrictModel):
@@ -85,6 +89,7 @@ class Situation(StrictModel):
     may_skip: bool = False
     is_applied: bool = False
     victim_rank: int | None = None
+    at_work: bool = True
     history: tuple[PastFailure, ...] = ()
     now: float
 

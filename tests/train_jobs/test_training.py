@@ -16,9 +16,9 @@ import pytest
 
 import train_jobs
 from cluster.errors import LinnetError
-from train_jobs import cancelling, driver, report, timeline
+from train_jobs import audit, cancelling, driver, report, timeline
 from train_jobs.run_files import RunFiles
-from train_jobs.spec import DataSpec, PublishSpec
+from train_jobs.spec import DataSpec, FaultTolerance, PublishSpec
 
 # Ray Data, which Ray Train imports, warns of its own settings.
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
@@ -113,6 +113,28 @@ def test_a_run_that_loses_both_workers_in_turn_has_the_losses_of_one_that_lost_n
     assert weights[0] == weights[1]
     assert result.published == ["tiny:v2-adapter", "tiny:v2"] == told["published"]
     assert files.storage.read_bytes(files.plot).startswith(b"\x89PNG")
+
+
+def test_survivors_go_on_at_once_take_the_newcomer_in_and_learn_the_same(
+    cluster, settings, store, long_spec, files
+):
+    spec = long_spec.model_copy(update={"max_steps": 900, "save_steps": 50, "peft": None})
+    driver.train(spec.model_copy(update={"run": "calm"}), settings, stream=io.StringIO())
+    going_on = spec.model_copy(update={"fault_tolerance": FaultTolerance.CONTINUE})
+    killer = kill_workers(files, [(25, 0)])
+    driver.train(going_on, settings, stream=io.StringIO())
+    killer.join()
+
+    assert losses(files) == losses(RunFiles(files.storage, "calm"))
+    attempts = files.read_attempts()
+    assert [len(attempt.workers) for attempt in attempts] == [2, 1, 2]
+    assert [attempt.source for attempt in attempts] == ["checkpoint", "peer", "peer"]
+    told = report.describe("run-1", settings)
+    assert told["steps_redone"] == 0
+    (receipt,) = told["receipts"]
+    assert (receipt["failure_class"], receipt["strategy"]) == ("worker_crash", "go_on_with_survivors")
+    proven = audit.audit_run("run-1", settings)
+    assert (proven.lost, proven.repeated, proven.unproven, proven.steps) == (0, 0, 0, 900)
 
 
 def test_a_lost_checkpoint_is_skipped_and_changed_data_are_refused_at_once(

@@ -7,6 +7,7 @@ coordinator dissolved both end it with GroupLostError, and the process lives on.
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -51,7 +52,7 @@ class Group:
         try:
             client = dist.TCPStore(*store, is_master=False, wait_for_workers=False, timeout=_FORM_TIMEOUT)
             prefixed = dist.PrefixStore(f"formation/{generation}", client)
-            backend = dist.ProcessGroupGloo(prefixed, rank, size, _TIMEOUT)
+            backend = _connected(lambda: dist.ProcessGroupGloo(prefixed, rank, size, _TIMEOUT), is_over)
         except RuntimeError as error:
             raise GroupLostError(f"the group could not be formed: {error}") from error
         return cls(rank, size, backend, is_over)
@@ -145,6 +146,29 @@ class Group:
         except RuntimeError as error:
             _abandoned.append((self._backend, held))
             raise GroupLostError(str(error).splitlines()[0]) from error
+
+
+def _connected(connect: Callable[[], Any], is_over: Callable[[], bool]) -> Any:
+    """Connect in a thread of its own, because gloo waits for a peer that is gone without looking up."""
+    made: list[Any] = []
+    failed: list[RuntimeError] = []
+
+    def run() -> None:
+        try:
+            made.append(connect())
+        except RuntimeError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="linnet-form", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        if is_over():
+            _abandoned.append((thread, made))
+            raise GroupLostError("the coordinator dissolved the formation")
+        thread.join(0.005)
+    if failed:
+        raise failed[0]
+    return made[0]
 
 
 def _added(rows: Sequence[torch.Tensor]) -> torch.Tensor:

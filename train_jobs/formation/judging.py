@@ -22,7 +22,7 @@ from cluster.recovery.situation import (
     Strategy,
     Tolerance,
 )
-from train_jobs.formation.messages import Advanced, Formation, Formed
+from train_jobs.formation.messages import Advanced, Formation, Formed, Phase
 from train_jobs.formation.roster import Incident, Member, Verdict
 from train_jobs.run_files import RunFiles
 from train_jobs.spec import BadLoss, TrainSpec
@@ -68,7 +68,8 @@ class Judge:
         self._verdict = ""
         self._divisor = 1
         # Where the run is, which after a restore is behind the furthest step.
-        self._step, self._has_advanced = committed_step, False
+        self._step = committed_step
+        self._formation: Formation | None = None
 
     def __call__(self, incident: Incident) -> Verdict:
         """Decide, keep the decision, and answer."""
@@ -83,10 +84,11 @@ class Judge:
         self._history.append(
             PastFailure(
                 failure_class=failure_class,
-                step=self._step_of(failure_class),
+                step=self._step,
                 committed_step=self._committed,
                 at=incident.at,
-                victim_rank=incident.victim.joined.rank if incident.victim else None,
+                victim_rank=self._place_of(incident.victim),
+                at_work=_is_at_work(incident),
             )
         )
         opened = _Open(incident, failure_class, decision, self._attempt, self._furthest, self._committed)
@@ -112,6 +114,7 @@ class Judge:
 
     def forming(self, formation: Formation, now: float) -> None:
         """A new formation was announced: whoever failed is out of it."""
+        self._formation = formation
         for opened in self._open:
             opened.isolated_at = opened.isolated_at or (
                 now if opened.incident.victim is None else opened.incident.at
@@ -121,14 +124,14 @@ class Judge:
     def formed(self, told: Formed, formation: Formation, now: float) -> None:
         """The new formation stands and has its state."""
         self._attempt, self._verdict = formation.attempt, ""
-        self._step, self._has_advanced = told.step, False
+        self._step = told.step
         for opened in self._open:
             opened.restored_at, opened.resumed_step = now, told.step
 
     def advanced(self, told: Advanced, now: float) -> None:
         """A step is done; the first that is new closes what was open."""
         self._verdict = told.verdict or self._verdict
-        self._step, self._has_advanced = told.step, True
+        self._step = told.step
         if told.step > self._furthest:
             self._furthest = told.step
             self._close(now)
@@ -148,11 +151,10 @@ class Judge:
         slow.resumed_step = self._furthest
         self._write(slow, now)
 
-    def _step_of(self, failure_class: FailureClass) -> int:
-        """The step that a failure is put down to; a crash before a formation's first step is nobody's."""
-        if failure_class is FailureClass.WORKER_CRASH and not self._has_advanced:
-            return -1
-        return self._step
+    def _place_of(self, victim: Member | None) -> int | None:
+        """The victim's rank in its formation, which says what part of the step was its work."""
+        workers = self._formation.workers if self._formation else ()
+        return workers.index(victim.joined.worker) if victim and victim.joined.worker in workers else None
 
     def _situation(self, failure_class: FailureClass, incident: Incident) -> Situation:
         spec = self._spec
@@ -160,7 +162,7 @@ class Judge:
             failure_class=failure_class,
             node_role=NodeRole.WORKER,
             tolerance=Tolerance(spec.fault_tolerance.value),
-            step=self._step_of(failure_class),
+            step=self._step,
             committed_step=self._committed,
             live=self._views.live(),
             min_workers=spec.min_workers,
@@ -169,7 +171,8 @@ class Judge:
             microbatch_rows=max(1, spec.per_device_train_batch_size // self._divisor),
             max_failures=spec.failures.max_failures,
             may_skip=spec.failures.on_bad_loss is BadLoss.SKIP,
-            victim_rank=incident.victim.joined.rank if incident.victim else None,
+            victim_rank=self._place_of(incident.victim),
+            at_work=_is_at_work(incident),
             history=tuple(self._history),
             now=incident.at,
         )
@@ -196,7 +199,6 @@ class Judge:
         restored = max(opened.restored_at or now, isolated)
         redone = 0 if stopped else max(0, opened.step - opened.resumed_step)
         steps = self._files.read_steps()
-        steps[0].at - steps[0].step_s if steps else now
         receipt = Receipt(
             number=self._number,
             run=self._spec.run,
@@ -250,3 +252,8 @@ class Judge:
             detail=incident.detail,
             peers_waiting=incident.peers_waiting,
         )
+
+
+def _is_at_work(incident: Incident) -> bool:
+    """Whether a victim was computing; one that saved or warmed up did not fail because of its samples."""
+    return incident.victim is None or incident.victim.phase is Phase.COMPUTING

@@ -158,9 +158,18 @@ def test_other_steps_and_classes_are_not_the_same_crash(history):
     assert decide(situation(history=history)).strategy is Strategy.RESTART_FROM_COMMIT
 
 
+def test_crashes_in_other_parts_of_the_step_or_of_idle_workers_are_chance():
+    twice = (past(), past())
+    assert decide(situation(history=twice, victim_rank=0)).reason is Reason.TRANSIENT
+    assert decide(situation(history=twice, victim_rank=1, at_work=False)).reason is Reason.TRANSIENT
+    idle = tuple(failure.model_copy(update={"at_work": False}) for failure in twice)
+    assert decide(situation(history=idle, victim_rank=1)).reason is Reason.TRANSIENT
+    assert decide(situation(history=twice, victim_rank=1)).reason is Reason.DETERMINISTIC
+
+
 def test_slow_ranks_between_them_do_not_hide_a_repetition():
     history = (past(), past(failure_class=FailureClass.SLOW_RANK, step=25), past())
-    assert decide(situation(history=history)).reason is Reason.DETERMINISTIC
+    assert decide(situation(history=history, victim_rank=1)).reason is Reason.DETERMINISTIC
 
 
 def test_a_microbatch_is_shrunk_before_memory_is_called_deterministic():

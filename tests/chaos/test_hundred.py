@@ -1,0 +1,81 @@
+"""A hundred failures and more over several ways to train: methods, numbers of workers, and tolerance."""
+
+import json
+
+import pytest
+
+from tests.chaos.kinds import Kind
+from tests.chaos.monkey import shuffled
+from train_jobs.spec import FaultTolerance, Method, PeftSpec
+
+# Ray Data, which Ray Train imports, warns of its own settings.
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+]
+
+# Strikes of one run; kill_during_recovery and kill_during_start end two processes each.
+SEVENTEEN = {
+    Kind.KILL_WORKER: 4,
+    Kind.FREEZE_WORKER: 2,
+    Kind.KILL_DURING_START: 2,
+    Kind.KILL_DURING_SAVE: 3,
+    Kind.KILL_DURING_RECOVERY: 2,
+    Kind.TORN_CHECKPOINT: 2,
+    Kind.STORAGE_REFUSED: 1,
+    Kind.SLOW_RANK: 1,
+}
+LORA = PeftSpec(r=4, lora_dropout=0.1)
+STEPS = {FaultTolerance.RESTART: 1000, FaultTolerance.CONTINUE: 8000}
+
+
+@pytest.fixture
+def preferences(tmp_path):
+    """64 questions with a right and a wrong answer."""
+    path = tmp_path / "preferences.jsonl"
+    rows = [
+        {
+            "prompt": f"Is {number} even?{' Really?' * (number % 3)}",
+            "chosen": ("yes", "not at all")[number % 2],
+            "rejected": ("not at all", "yes")[number % 2],
+        }
+        for number in range(64)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("method", "peft", "tolerance", "workers"),
+    [
+        (Method.SFT, LORA, FaultTolerance.RESTART, 2),
+        (Method.SFT, LORA, FaultTolerance.CONTINUE, 3),
+        (Method.SFT, None, FaultTolerance.RESTART, 3),
+        (Method.SFT, None, FaultTolerance.CONTINUE, 2),
+        (Method.DPO, LORA, FaultTolerance.RESTART, 3),
+        (Method.DPO, LORA, FaultTolerance.CONTINUE, 2),
+    ],
+    ids=lambda value: getattr(value, "value", None) or ("full" if value is None else str(value)[:6]),
+)
+def test_a_hundred_failures_change_nothing(strike, spec, preferences, method, peft, tolerance, workers):
+    seed = 100 * workers + list(FaultTolerance).index(tolerance) * 10 + list(Method).index(method)
+    data = spec.data.model_copy(update={"train": str(preferences)}) if method is Method.DPO else spec.data
+    changed = spec.model_copy(
+        update={
+            "method": method,
+            "peft": peft,
+            "data": data,
+            "fault_tolerance": tolerance,
+            "num_workers": workers,
+            "max_steps": STEPS[tolerance],
+        }
+    )
+    strike(changed, shuffled(SEVENTEEN, seed), seed)
+
+
+def test_a_worker_without_memory_goes_on_in_smaller_microbatches(strike, spec):
+    """Without dropout, whose draws depend on how a microbatch is cut."""
+    plain = spec.model_copy(update={"peft": PeftSpec(r=4), "max_steps": 300})
+    strike(plain, [Kind.KILL_WORKER, Kind.OUT_OF_MEMORY, Kind.KILL_WORKER], 1)
