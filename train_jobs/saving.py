@@ -91,7 +91,12 @@ class Saver:
                 witnessed.wait(_WITNESS_TIMEOUT_S)
                 return self._commit(state.encode(snapshot, due.position, rng), due)
 
-        self._writer.submit(write)
+        try:
+            self._writer.submit(write)
+        except BaseException:
+            # The save before this one failed: a copy that nobody writes must not keep its memory.
+            snapshot.release()
+            raise
 
     def witnessed(self) -> None:
         """The step after the last save is on record."""
