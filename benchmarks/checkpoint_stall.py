@@ -45,6 +45,7 @@ class Bench:
         import torch
 
         from cluster.storage import Storage
+        from train_jobs.layout import Whole
         from train_jobs.model import trainable
         from train_jobs.optimizers import fill_state
         from train_jobs.run_files import RunFiles
@@ -55,7 +56,7 @@ class Bench:
         self.parameters = trainable(model)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5)
         fill_state(self.optimizer)
-        self.snapshots = Snapshots(model, self.optimizer)
+        self.snapshots = Snapshots(Whole(model, self.optimizer))
         self.files = RunFiles(Storage(root), RUN)
         self.writer = Writer(lambda _committed, seconds: self.written_s.append(seconds))
         self.batch = torch.randint(0, model.config.vocab_size, (rows, length))

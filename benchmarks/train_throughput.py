@@ -114,21 +114,34 @@ def tokens_per_second(spec: TrainSpec, dataset: PackedDataset, seconds: Sequence
 
 
 def measure(spec: TrainSpec, settings: Settings, *, rounds: int) -> dict[str, float]:
-    """Linnet and the bare loop in turn; medians over the rounds."""
+    """Linnet and the bare loop in turn; a step's seconds are the median over the rounds."""
     model_dir = ModelStore.open(settings).local_dir(BASE)
     dataset = load_packed(spec.data.train, model_dir, spec.max_length)
     linnet, bare = [], []
+    timed = spec.max_steps - SKIPPED_STEPS
     for number in range(rounds):
         named = spec.model_copy(update={"run": f"bench-{number}"})
-        linnet.append(tokens_per_second(spec, dataset, run_linnet(named, settings)))
-        bare.append(tokens_per_second(spec, dataset, run_bare_ddp(model_dir, dataset, spec, spec.max_steps)))
+        linnet.append(run_linnet(named, settings)[-timed:])
+        bare.append(run_bare_ddp(model_dir, dataset, spec, spec.max_steps)[-timed:])
+    ours, theirs = (tokens_per_second(spec, dataset, _medians(side)) for side in (linnet, bare))
     return {
-        "linnet_tokens_per_s": round(statistics.median(linnet), 1),
-        "bare_tokens_per_s": round(statistics.median(bare), 1),
-        "ratio": round(statistics.median(linnet) / statistics.median(bare), 3),
-        "linnet_spread": round(max(linnet) / min(linnet) - 1, 3),
-        "bare_spread": round(max(bare) / min(bare) - 1, 3),
+        "linnet_tokens_per_s": round(ours, 1),
+        "bare_tokens_per_s": round(theirs, 1),
+        "ratio": round(ours / theirs, 3),
+        "linnet_spread": _spread(linnet),
+        "bare_spread": _spread(bare),
     }
+
+
+def _medians(rounds: Sequence[Sequence[float]]) -> list[float]:
+    """Each step's median: the same step has the same tokens in every round, other steps have others."""
+    return [statistics.median(step) for step in zip(*rounds, strict=True)]
+
+
+def _spread(rounds: Sequence[Sequence[float]]) -> float:
+    """How much longer the slowest round took than the quickest, as a share."""
+    totals = [sum(seconds) for seconds in rounds]
+    return round(max(totals) / min(totals) - 1, 3)
 
 
 def make_model(directory: Path, *, hidden: int = 384, layers: int = 8) -> Path:

@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import logging
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from pyarrow import fs
 
 from cluster.errors import ConfigError, NotFoundError, StorageError, one_of
 
-_LOG = logging.getLogger(__name__)
 _CHUNK = 4 * 1024 * 1024
-_FULL = "storage.full"
+FULL = "storage.full"
 _SCHEMES = ("file", "s3")
 _S3_TYPES: dict[str, Callable[[str], object]] = {
     "connect_timeout": float,
@@ -36,41 +32,10 @@ _S3_TYPES: dict[str, Callable[[str], object]] = {
     "anonymous": lambda text: text.lower() == "true",
     "force_virtual_addressing": lambda text: text.lower() == "true",
 }
-_Result = TypeVar("_Result")
 
 
 class _Sink(Protocol):
     def write(self, data: memoryview, /) -> object: ...
-
-
-@dataclass(frozen=True)
-class Retry:
-    """What to do when storage fails: pause `first_s`, doubling to `longest_s`, until `deadline_s` is over."""
-
-    first_s: float = 1.0
-    longest_s: float = 60.0
-    deadline_s: float = 300.0
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], object] = time.sleep
-
-    def call(self, act: Callable[[], _Result]) -> _Result:
-        """Do `act`, again after each passing StorageError; raises the last one when time is up.
-
-        A full disk does not pass by waiting: it is raised at once, like all that is not retryable.
-        """
-        began, pause, tries = self.clock(), self.first_s, 1
-        while True:
-            try:
-                return act()
-            except StorageError as error:
-                if not error.retryable or error.code == _FULL:
-                    raise
-                spent = self.clock() - began
-                if spent + pause > self.deadline_s:
-                    raise _gave_up(error, tries, spent) from error
-                _LOG.warning("%s Trying again in %g s.", error.message, pause)
-            self.sleep(pause)
-            pause, tries = min(2 * pause, self.longest_s), tries + 1
 
 
 class Storage:
@@ -336,15 +301,6 @@ def _open_s3(url: str, query: str) -> fs.FileSystem:
         ) from None
 
 
-def _gave_up(error: StorageError, tries: int, spent_s: float) -> StorageError:
-    return StorageError(
-        f"{error.message} Tried {tries} times in {spent_s:.0f} s.",
-        code=error.code,
-        hint=error.hint,
-        retryable=True,
-    )
-
-
 def _write_hashed(sink: _Sink, data: bytes | memoryview) -> str:
     digest, view = hashlib.sha256(), memoryview(data).cast("B")
     for start in range(0, view.nbytes, _CHUNK):
@@ -385,7 +341,7 @@ def _explain(error: OSError, url: str, path: str) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"The disk below {url} is full (writing `{path}`).",
-            code=_FULL,
+            code=FULL,
             hint="Free some room (`linnet models gc`) and run the same command again.",
             retryable=True,
         )

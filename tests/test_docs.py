@@ -196,6 +196,7 @@ def test_every_key_that_people_write_has_its_table():
     assert models == {
         *(f"{spec}:{name}Spec" for name in ("Train", "Data", "Peft", "Quantization", "Dpo", "Workers")),
         *(f"{spec}:{name}Spec" for name in ("Failures", "Publish")),
+        "train_jobs.parallel:ParallelSpec",
         "serve_apps.version_args:VersionArgs",
         "serve_apps.gateway.config:GatewayConfig",
         "cluster.manifest:VersionManifest",

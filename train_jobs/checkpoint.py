@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from cluster import manifest as manifests
 from cluster.errors import ConflictError, IntegrityError, NotFoundError, StorageError
 from cluster.manifest import CheckpointManifest, FileEntry, LedgerHead
-from cluster.storage import Retry, Storage, fsync_dir
+from cluster.retry import Retry
+from cluster.storage import Storage, fsync_dir
 from train_jobs.run_files import RunFiles
 
 SLACK = 64 * 1024**2

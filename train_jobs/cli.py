@@ -143,8 +143,9 @@ def _plan_lines(todo: object) -> list[str]:
     assert isinstance(todo, Plan)
     spec = todo.spec
     begun = f"from the checkpoint of step {todo.resume_step}" if todo.resume_step else "from the start"
+    end = f"to step {spec.max_steps}" if spec.max_steps else f"for {spec.num_train_epochs:g} epochs"
     lines = [
-        f"train {spec.model} as the run {spec.run}, {begun} to step {spec.max_steps}",
+        f"train {spec.model} as the run {spec.run}, {begun} {end}",
         f"{spec.slots} workers of {spec.threads_per_worker} threads, "
         f"{spec.global_batch_size} samples a step, data {spec.data.train}",
     ]

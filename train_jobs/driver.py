@@ -10,9 +10,9 @@ import threading
 import traceback
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from cluster import runtime
 from cluster.config import Settings, StrictModel
@@ -23,13 +23,16 @@ from cluster.refs import VersionRef
 from cluster.registry import ModelStore
 from cluster.state.database import Database, open_database
 from cluster.storage import Storage
-from train_jobs import checkpoint, preflight, publish, runs, timeline
+from train_jobs import checkpoint, encoded_uses, preflight, publish, runs, timeline
 from train_jobs.progress import Follower, Reporter
-from train_jobs.ray_errors import brief, unwrap
+from train_jobs.ray_errors import brief, get, unwrap
 from train_jobs.run_files import RunFiles
 from train_jobs.runs import RunStatus
-from train_jobs.spec import TrainSpec, parse_stored_spec, require_same
+from train_jobs.spec import TrainSpec, as_resumed, parse_stored_spec, require_same
 from train_jobs.tracking import require_installed
+
+if TYPE_CHECKING:
+    from train_jobs.encoded import EncodedData
 
 
 class RunResult(StrictModel):
@@ -54,7 +57,7 @@ class Plan(StrictModel):
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to train or to publish."""
-        return self.resume_step >= self.spec.max_steps and not self.missing
+        return 0 < self.spec.max_steps <= self.resume_step and not self.missing
 
 
 def plan(spec: TrainSpec, settings: Settings) -> Plan:
@@ -68,7 +71,7 @@ def plan(spec: TrainSpec, settings: Settings) -> Plan:
     kind = store.manifest(base).kind
     if kind not in (VersionKind.BASE, VersionKind.MERGED):
         raise ConfigError(
-            f"`{base}` is of the kind {kind.value}, which LoRA cannot be trained on.",
+            f"`{base}` is of the kind {kind.value}, which nothing can be trained on.",
             code="train.base_kind",
             hint=f"Accepted kinds: base, merged. `linnet models show {base.model}` lists the versions.",
         )
@@ -84,6 +87,7 @@ def plan(spec: TrainSpec, settings: Settings) -> Plan:
     files = RunFiles(Storage(settings.root), spec.run)
     if files.storage.exists(files.spec):
         stored = parse_stored_spec(files.storage.read_bytes(files.spec).decode(), files.spec)
+        exact = as_resumed(exact, stored)
         require_same(stored, exact)
     steps = checkpoint.committed_steps(files)
     left = publish.missing(store, exact, base)
@@ -106,7 +110,9 @@ def train(spec: TrainSpec, settings: Settings, *, stream: TextIO | None = None) 
     files = RunFiles(Storage(settings.root), spec.run)
     database = open_database(settings.state_url)
     if todo.is_done:
-        Reporter(stream).say(f"The run {spec.run} is finished: all {spec.max_steps} steps, and published.")
+        Reporter(stream).say(
+            f"The run {spec.run} is finished: all {todo.spec.max_steps} steps, and published."
+        )
         if _is_recorded_as_finished(database, spec.run):
             return _result(todo, files)
     launch = uuid.uuid4().hex
@@ -116,7 +122,7 @@ def train(spec: TrainSpec, settings: Settings, *, stream: TextIO | None = None) 
             spec.run,
             driver=runs.this_driver(launch),
             spec_sha256=todo.spec.sha256,
-            total_steps=spec.max_steps,
+            total_steps=todo.spec.max_steps,
         )
     with (
         _told_to_stop(),
@@ -127,7 +133,7 @@ def train(spec: TrainSpec, settings: Settings, *, stream: TextIO | None = None) 
     ):
         files.storage.write_atomic(files.spec, todo.spec.to_yaml().encode())
         if not todo.is_done:
-            _Drive(todo, settings, files, database, launch, Reporter(stream, log)).carry_out()
+            todo = _Drive(todo, settings, files, database, launch, Reporter(stream, log)).carry_out()
         with database.transaction() as session:
             runs.require(session, spec.run).published = todo.targets
     return _result(todo, files)
@@ -144,8 +150,8 @@ class _Drive:
     launch: str
     reporter: Reporter
 
-    def carry_out(self) -> None:
-        """Train what is missing, then publish what is missing."""
+    def carry_out(self) -> Plan:
+        """Train what is missing, then publish what is missing; returns the plan with its steps known."""
         from train_jobs import fit
 
         fit.set_environment()
@@ -154,27 +160,47 @@ class _Drive:
         _listen()
         base = ModelStore.open(self.settings).manifest(self.todo.base)
         fit.require_room(self.todo.spec, base.parameters)
-        if not self._is_trained():
-            self._train()
-        if self.todo.missing:
-            self._publish()
+        drive = self if self._is_trained() else self._train()
+        if drive.todo.missing:
+            drive._publish()
+        return drive.todo
 
     def _is_trained(self) -> bool:
+        if not self.todo.spec.max_steps:
+            return False
         newest = checkpoint.discover(self.files).newest
         return newest is not None and newest.manifest.step >= self.todo.spec.max_steps
 
-    def _train(self) -> None:
+    def _train(self) -> _Drive:
+        spec = self.todo.spec
+        self.reporter.say(f"{spec.run}: encoding {spec.data.train}")
+        dataset = self._encoded(spec.data.train, packing=spec.packing)
+        validation = None
+        if spec.eval_steps and spec.data.validation:
+            validation = self._encoded(spec.data.validation, packing=False)
+        preflight.check_batch(spec, dataset.samples)
+        drive = self._with_steps(dataset.samples)
+        drive._fit(dataset, validation)
+        return drive
+
+    def _with_steps(self, samples: int) -> _Drive:
+        """The same launch with its number of steps known, and written down."""
+        spec = self.todo.spec.with_steps(samples)
+        if spec == self.todo.spec:
+            return self
+        self.reporter.say(f"{spec.run}: {spec.num_train_epochs:g} epochs are {spec.max_steps} steps")
+        self.files.storage.write_atomic(self.files.spec, spec.to_yaml().encode())
+        with self.database.transaction() as session:
+            row = runs.require(session, spec.run)
+            row.total_steps, row.spec_sha256 = spec.max_steps, spec.sha256
+        return replace(self, todo=self.todo.model_copy(update={"spec": spec}))
+
+    def _fit(self, dataset: EncodedData, validation: EncodedData | None) -> None:
         from train_jobs import fit
         from train_jobs.entry import WorkerJob
         from train_jobs.formation import coordinator
 
         todo, spec = self.todo, self.todo.spec
-        self.reporter.say(f"{spec.run}: encoding {spec.data.train}")
-        dataset, size = self._encoded(spec.data.train)
-        validation = None
-        if spec.eval_steps and spec.data.validation:
-            validation, _ = self._encoded(spec.data.validation)
-        preflight.check_batch(spec, size)
         job = WorkerJob(
             spec=spec,
             settings=self.settings,
@@ -191,17 +217,17 @@ class _Drive:
         finally:
             draw(self.files)
 
-    def _encoded(self, path: str) -> tuple[Any, int]:
-        """A reference to an encoded dataset, made once and shared by all workers, and its size."""
-        import ray
+    def _encoded(self, path: str, *, packing: bool) -> EncodedData:
+        """The data as files that all workers map, made unless they are there."""
+        from train_jobs import encoding_task
 
-        task = ray.remote(num_cpus=1, num_returns=2)(_encode)
-        dataset, about = task.remote(self.todo.spec, self.todo.base, self.settings, path)
-        size, dropped = _get(about)
-        for reason, ids in dropped.items():
-            few = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
-            self.reporter.say(f"dropped {len(ids)} rows: {reason} ({few})")
-        return dataset, size
+        found = encoding_task.encode(self.todo.spec, self.settings, self.todo.base, path, packing=packing)
+        for sentence in encoding_task.sentences(found):
+            self.reporter.say(sentence)
+        with self.database.snapshot() as session:
+            active = runs.active_names(session)
+        encoded_uses.prune(self.files.storage, active)
+        return found
 
     def _publish(self) -> None:
         import ray
@@ -209,7 +235,7 @@ class _Drive:
         self.reporter.say(f"publishing {', '.join(self.todo.missing)}")
         self._set_status(RunStatus.PUBLISHING, "trained")
         task = ray.remote(num_cpus=_publishing_cpus(self.todo.spec))(publish.publish_run)
-        _get(task.remote(self.settings, self.todo.spec, self.todo.base))
+        get(task.remote(self.settings, self.todo.spec, self.todo.base))
 
     def _set_status(self, status: RunStatus, reason: str) -> None:
         with self.database.transaction() as session:
@@ -222,30 +248,12 @@ class _Drive:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _encode(
-    spec: TrainSpec, base: VersionRef, settings: Settings, path: str
-) -> tuple[Any, tuple[int, dict[str, list[str]]]]:
-    from train_jobs.dataset import load_dataset
-
-    dataset = load_dataset(spec, ModelStore.open(settings).local_dir(base), path)
-    return dataset, (len(dataset), dataset.dropped_ids)
-
-
 def _publishing_cpus(spec: TrainSpec) -> float:
     """What the workers had, as far as one node can give it."""
     import ray
 
     largest: float = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
     return min(float(spec.slots * spec.threads_per_worker), largest)
-
-
-def _get(reference: Any) -> Any:
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise unwrap(error) or error from error
 
 
 def draw(files: RunFiles) -> None:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import Settings
 from cluster.refs import VersionRef
 from train_jobs.formation.member import Member
 from train_jobs.spec import TrainSpec
 
+if TYPE_CHECKING:
+    from train_jobs.encoded import EncodedData
+
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """What the driver tells every worker; the datasets are references into Ray's object store."""
+    """What the driver tells every worker; the datasets are opened from their files."""
 
     spec: TrainSpec
     settings: Settings
     base: VersionRef
     coordinator: Any
-    dataset: Any
-    validation: Any
+    dataset: EncodedData
+    validation: EncodedData | None
 
 
 def train_loop(config: dict[str, WorkerJob]) -> dict[str, Any]:
@@ -28,7 +31,6 @@ def train_loop(config: dict[str, WorkerJob]) -> dict[str, Any]:
 
     What is raised makes Ray Train replace this worker; the others keep their processes.
     """
-    import ray
     from ray import train
 
     job = config["job"]
@@ -38,8 +40,10 @@ def train_loop(config: dict[str, WorkerJob]) -> dict[str, Any]:
 
     import torch
 
+    from train_jobs.encoded import open_encoded
     from train_jobs.worker import Worker
 
     torch.set_num_threads(job.spec.threads_per_worker)
-    dataset, validation = ray.get(job.dataset), ray.get(job.validation) if job.validation else None
+    dataset = open_encoded(job.dataset, job.settings)
+    validation = open_encoded(job.validation, job.settings) if job.validation else None
     return Worker(job, member, dataset, validation).live()

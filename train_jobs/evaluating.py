@@ -12,11 +12,18 @@ from train_jobs.spec import TrainSpec
 
 
 def evaluate_together(
-    spec: TrainSpec, model: torch.nn.Module, objective: Objective, count: int, group: Group
+    spec: TrainSpec,
+    model: torch.nn.Module,
+    objective: Objective,
+    count: int,
+    group: Group,
+    *,
+    in_step: bool = False,
 ) -> dict[str, float]:
     """Mean loss (`eval_loss`) and metrics over samples 0 to `count`, equal on every member.
 
-    Raises GroupLostError. Draws nothing at random and leaves the model in the mode that it was in.
+    With `in_step` all of them call the model equally often, as a sharded one needs. Raises
+    GroupLostError. Draws nothing at random and leaves the model in the mode that it was in.
     """
     batches = split_microbatches(list(range(count)), spec.per_device_eval_batch_size)
     was_training = model.training
@@ -26,6 +33,8 @@ def evaluate_together(
         for place in range(group.rank, len(batches), group.size):
             loss, metrics = objective.loss(model, batches[place])
             results[place] = {"loss": float(loss), **metrics}
+        if in_step and len(results) * group.size < len(batches):
+            objective.loss(model, batches[0])
     model.train(was_training)
     names = sorted({name for found in group.gather(sorted(set().union(*results.values()))) for name in found})
     table = torch.zeros(len(batches), len(names), dtype=torch.float64)

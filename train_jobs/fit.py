@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
+from collections.abc import Callable
 
 from cluster.errors import InterruptedRunError, LinnetError
 from train_jobs.entry import WorkerJob, train_loop
+from train_jobs.formation import ray_signals
 from train_jobs.memory import memory_estimate
 from train_jobs.preflight import Node, check_fits
 from train_jobs.ray_errors import brief, unwrap
@@ -14,8 +17,10 @@ from train_jobs.spec import TrainSpec
 
 # Ray Train hands these on to its controller and workers; a lost worker is seen within one interval.
 RAY_TRAIN_ENVIRONMENT = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
-# Lives of Ray's controller that one launch may use up.
-_LAUNCHES = 10
+# Lives of Ray's controller that may end in an error without a commit between them.
+_LIVES = 10
+_ROOM_WITHIN_S = 5.0
+_LOOK_S = 0.5
 # Nothing is fetched at run time.
 _WORKER_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -49,14 +54,17 @@ def fit(job: WorkerJob) -> int:
     import ray
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
-    launches = 0
+    lives, committed = 0, -1
     while ray.get(job.coordinator.outcome.remote()) is None:
-        launches += 1
+        reached = ray.get(job.coordinator.committed_step.remote())
+        lives, committed = (lives if reached == committed else 0) + 1, reached
+        workers = workers_to_launch(job.spec, _room)
+        ray.get(job.coordinator.launched.remote(workers))
         try:
-            _launch(job)
+            _launch(job, workers)
         except ControllerError as error:
             # Ray's controller gives up when a worker dies while it is being started; the run does not.
-            if launches >= _LAUNCHES or unwrap(error) is not None:
+            if lives >= _LIVES or unwrap(error) is not None:
                 raise unwrap(error) or _explain(error, job.spec) from error
         except TrainingFailedError as error:
             raise unwrap(error) or _explain(error, job.spec) from error
@@ -69,7 +77,37 @@ def fit(job: WorkerJob) -> int:
     return int(end.step)
 
 
-def _launch(job: WorkerJob) -> None:
+def workers_to_launch(
+    spec: TrainSpec,
+    room: Callable[[TrainSpec], int],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> int:
+    """How many processes to ask Ray Train for: all, or what fits where fewer are enough to train.
+
+    A group of one size is asked for as it is, and Ray waits until there is room. One that may shrink
+    waits some seconds for all, since what has just ended still holds its CPUs, and for as long as it takes
+    for the least.
+    """
+    wanted = spec.slots + spec.standby
+    if spec.min_workers == spec.slots:
+        return wanted
+    limit = clock() + _ROOM_WITHIN_S
+    while True:
+        found = room(spec)
+        if found >= wanted:
+            return wanted
+        if found >= spec.min_workers and clock() >= limit:
+            return found
+        sleep(_LOOK_S)
+
+
+def _room(spec: TrainSpec) -> int:
+    _, room = ray_signals.surroundings(spec.threads_per_worker)
+    return room
+
+
+def _launch(job: WorkerJob, workers: int) -> None:
     """One life of Ray Train's controller and of its workers."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
@@ -82,7 +120,7 @@ def _launch(job: WorkerJob) -> None:
             train_loop_config={"job": job},
             backend_config=FormationConfig(),
             scaling_config=ScalingConfig(
-                num_workers=spec.slots + spec.standby, resources_per_worker={"CPU": spec.threads_per_worker}
+                num_workers=workers, resources_per_worker={"CPU": spec.threads_per_worker}
             ),
             run_config=RunConfig(
                 name=spec.run,

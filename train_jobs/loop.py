@@ -14,6 +14,7 @@ import torch
 from train_jobs import sampling
 from train_jobs.formation.group import Group, GroupLostError
 from train_jobs.formation.messages import Phase
+from train_jobs.layout import Layout, layers_of, parameters_of
 from train_jobs.model import autocast
 from train_jobs.objectives import Objective
 from train_jobs.schedule import learning_rate
@@ -68,16 +69,15 @@ class _Slot:
 
 
 class Loop:
-    """Model, optimizer and objective of one member."""
+    """Model, optimizer and objective of one member; `layout` says how it holds the first two."""
 
-    def __init__(
-        self, spec: TrainSpec, model: Any, optimizer: Any, objective: Objective, dataset_size: int
-    ) -> None:
-        self.spec, self.model, self.optimizer, self.objective = spec, model, optimizer, objective
+    def __init__(self, spec: TrainSpec, layout: Layout, objective: Objective, dataset_size: int) -> None:
+        self.spec, self.layout, self.objective = spec, layout, objective
+        self.model, self.optimizer = layout.model, layout.optimizer
         self.microbatch_divisor = 1
         self._dataset_size = dataset_size
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._length = sum(p.numel() for p in self._parameters)
+        parameters = parameters_of(layout.optimizer)
+        self._length, self._device = sum(p.numel() for p in parameters), parameters[0].device
         self._buffers: list[torch.Tensor] = []
         # Slots of an unfinished step: valid for as long as the weights stay as they are.
         self._done: dict[int, _Slot] = {}
@@ -99,7 +99,7 @@ class Loop:
             if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
                 tensor.register_hook(check)
 
-        for layer in _layers(self.model):
+        for layer in layers_of(self.model):
             layer.register_forward_hook(watch)
 
     def forget(self) -> None:
@@ -126,16 +126,16 @@ class Loop:
             self.spec.seed, step, dataset_size=self._dataset_size, batch_size=self.spec.global_batch_size
         )
         weight = self.objective.weight(samples)
-        began = time.monotonic()
+        began, waited = time.monotonic(), self.layout.waited_s
         computed = self._compute(step, samples, weight, group, mark)
-        compute_s = (time.monotonic() - began) / max(1, computed)
+        waited = self.layout.waited_s - waited
+        compute_s = (time.monotonic() - began - waited) / max(1, computed)
         mark(Phase.EXCHANGING, step)
         losses, metrics, trained, agreed = self._exchange(group, wishes)
         rows = {slot: part.gradients for slot, part in self._done.items()}
-        summed = group.sum_slots(rows, self.spec.slots)
+        self.layout.point_gradients(self.layout.sum_slots(rows, self.spec.slots, group))
+        norm = self.layout.clip(self.spec.max_grad_norm, group)
         mark(Phase.COMPUTING, step)
-        self._point_gradients(summed)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.spec.max_grad_norm))
         loss, rate = sum(losses) / weight, learning_rate(self.spec, step)
         applied = math.isfinite(loss) and math.isfinite(norm) and loss <= ceiling
         if applied and not rehearse:
@@ -172,7 +172,7 @@ class Loop:
 
     def _compute_slot(self, step: int, samples: Sequence[int], slot: int, weight: int, mark: Mark) -> _Slot:
         gradients = self._buffers.pop().zero_() if self._buffers else self._new_buffer()
-        self._point_gradients(gradients)
+        self.layout.point_gradients(gradients)
         rows = self.spec.per_device_train_batch_size
         result = _Slot(gradients, 0.0, {})
         for place, batch in enumerate(sampling.slot_microbatches(samples, slot, self.spec.slots, rows)):
@@ -196,13 +196,7 @@ class Loop:
         return sampling.split_microbatches(batch, rows)
 
     def _new_buffer(self) -> torch.Tensor:
-        return torch.zeros(self._length, dtype=torch.float32, device=self._parameters[0].device)
-
-    def _point_gradients(self, flat: torch.Tensor) -> None:
-        """Let every parameter's gradient be its part of `flat`, so that nothing is copied."""
-        parts = flat.split([p.numel() for p in self._parameters])
-        for parameter, part in zip(self._parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+        return torch.zeros(self._length, dtype=torch.float32, device=self._device)
 
     def _exchange(
         self, group: Group, wishes: Wishes
@@ -239,9 +233,3 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-
-
-def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The model's longest list of modules, which is its layers."""
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return list(max(lists, key=len, default=[]))

@@ -24,6 +24,9 @@ def memory_estimate(spec: TrainSpec, manifest_parameters: int, *, longest_row: i
     """
     trained = _trained(spec.peft, manifest_parameters)
     held = _base_bytes(spec.quantization, manifest_parameters)
+    if spec.is_sharded:
+        sharded = _sharded(spec, manifest_parameters, trained)
+        return int(sharded + _activations(spec, manifest_parameters, longest_row))
     if spec.peft is not None:
         held += trained * _FLOAT
     elif spec.method is Method.DPO:
@@ -33,6 +36,19 @@ def memory_estimate(spec: TrainSpec, manifest_parameters: int, *, longest_row: i
     state = trained * _STATE_BYTES[spec.optim]
     trained_bytes = 2 * trained * _FLOAT + state + (trained * _FLOAT + state)
     return int(held + trained_bytes + _activations(spec, manifest_parameters, longest_row))
+
+
+def _sharded(spec: TrainSpec, parameters: int, trained: int) -> float:
+    """A share of everything, with the layers that are put together at a time; at first, the whole base.
+
+    Rank 0's, which makes whole snapshots.
+    """
+    base, state = parameters * _FLOAT, trained * _STATE_BYTES[spec.optim]
+    adapter = trained * _FLOAT if spec.peft else 0
+    share = (base + adapter + trained * _FLOAT + state) / spec.slots
+    # The embeddings, one layer and the next; with their gradients where they are trained.
+    together = min(1.0, _UNQUANTIZED + 2 / _shape(parameters)[1]) * base * (1 if spec.peft else 2)
+    return max(base + adapter, share + together + trained * _FLOAT + state)
 
 
 def _base_bytes(bits: QuantizationSpec | None, parameters: int) -> float:

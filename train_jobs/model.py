@@ -16,21 +16,43 @@ from torch.nn import functional
 from cluster.errors import ConfigError, IntegrityError
 from train_jobs.data.rendering import IGNORED
 from train_jobs.dataset import PackedDataset
+from train_jobs.isolation import require_isolation
 from train_jobs.quiet import no_progress_bars
 from train_jobs.spec import Method, PeftSpec, QuantizationSpec, TrainSpec
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One microbatch, padded on the right; all of shape (rows, longest)."""
+    """One microbatch, padded on the right; all of shape (rows, longest).
+
+    Rows are told apart from their padding by `attention_mask`; of packs, which have none, the samples by
+    `position_ids` that begin again.
+    """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
+    attention_mask: torch.Tensor | None
     labels: torch.Tensor
+    position_ids: torch.Tensor | None = None
 
     def to(self, where: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(self.input_ids.to(where), self.attention_mask.to(where), self.labels.to(where))
+        mask, places = self.attention_mask, self.position_ids
+        return Batch(
+            self.input_ids.to(where),
+            None if mask is None else mask.to(where),
+            self.labels.to(where),
+            None if places is None else places.to(where),
+        )
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What the model is called with."""
+        given = {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+        }
+        return {name: tensor for name, tensor in given.items() if tensor is not None}
 
 
 def device() -> torch.device:
@@ -50,11 +72,14 @@ def build(spec: TrainSpec, directory: Path, base_ref: str) -> Any:
 
     `base_ref` (`smollm2:v1`) is what an adapter says it belongs to. LoRA's initial values depend on
     `spec.seed` alone. Raises IntegrityError `train.bad_weights` for NaN or infinite values in the
-    base, and ConfigError for target modules that the model does not have.
+    base, ConfigError for target modules that the model does not have, and with packing for a model that
+    does not keep the samples of a pack apart.
     """
     require_finite(directory)
     compute = torch.bfloat16 if spec.bf16 else torch.float32
     model = load_base(directory, spec.quantization, compute=compute)
+    if spec.packing:
+        require_isolation(model)
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if spec.peft is None:
@@ -145,7 +170,10 @@ def trainable(model: Any) -> list[torch.nn.Parameter]:
 
 
 def collate(dataset: PackedDataset, indices: Sequence[int], pad_id: int) -> Batch:
-    """Pad the samples to the longest of them."""
+    """Pad the samples to the longest of them.
+
+    Padding comes after all that counts, so that packs need no mask: what does not look ahead never sees it.
+    """
     rows = [dataset.sample(index) for index in indices]
     shape = (len(rows), max(len(ids) for ids, _ in rows))
     input_ids, labels = torch.full(shape, pad_id), torch.full(shape, IGNORED)
@@ -154,7 +182,13 @@ def collate(dataset: PackedDataset, indices: Sequence[int], pad_id: int) -> Batc
         input_ids[row, : len(ids)] = torch.from_numpy(ids.astype("int64"))
         labels[row, : len(wanted)] = torch.from_numpy(wanted.astype("int64"))
         mask[row, : len(ids)] = 1
-    return Batch(input_ids, mask, labels)
+    if dataset.packs is None:
+        return Batch(input_ids, mask, labels)
+    places = torch.zeros(shape, dtype=torch.long)
+    for row, index in enumerate(indices):
+        own = dataset.positions(index)
+        places[row, : len(own)] = torch.from_numpy(own)
+    return Batch(input_ids, None, labels, places)
 
 
 def summed_loss(model: Any, batch: Batch) -> torch.Tensor:
@@ -168,7 +202,7 @@ def summed_loss(model: Any, batch: Batch) -> torch.Tensor:
     if takes_positions(model):
         positions = (targets != IGNORED).any(dim=0).nonzero().flatten()
         wanted["logits_to_keep"], targets = positions, targets[:, positions]
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **wanted).logits
+    logits = model(**batch.inputs, **wanted).logits
     return functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
     )

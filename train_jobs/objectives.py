@@ -135,7 +135,7 @@ def answer_log_probs(model: Any, batch: Batch) -> torch.Tensor:
     if takes_positions(model):
         positions = (targets != IGNORED).any(dim=0).nonzero().flatten()
         wanted["logits_to_keep"], targets = positions, targets[:, positions]
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **wanted).logits
+    logits = model(**batch.inputs, **wanted).logits
     losses = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import ConfigError
+from train_jobs.parallel import ParallelSpec, Strategy
 from train_jobs.spec import PeftSpec, QuantizationSpec, TrainSpec
 
 Estimate = Callable[[TrainSpec], int]
@@ -54,7 +55,7 @@ def check_batch(spec: TrainSpec, dataset_size: int) -> None:
         f"A step trains {spec.global_batch_size} samples ({key}={spec.slots} times "
         f"gradient_accumulation_steps={spec.gradient_accumulation_steps} times "
         f"per_device_train_batch_size={spec.per_device_train_batch_size}), and the training data has "
-        f"{dataset_size}.",
+        f"{dataset_size}{' packs of them' if spec.packing else ''}.",
         code="train.batch_too_large",
         hint=_hint(ways[:1], "give more data"),
     )
@@ -134,7 +135,7 @@ def _lighter_workers(spec: TrainSpec) -> Iterator[_Way]:
         yield _changed(spec, "gradient_checkpointing=true", gradient_checkpointing=True)
     if spec.peft is None:
         yield _changed(spec, "peft={}", peft=PeftSpec())
-    elif spec.quantization is None:
+    elif spec.quantization is None and not spec.is_sharded:
         bits = QuantizationSpec(load_in_4bit=True)
         yield _changed(spec, "quantization.load_in_4bit=true", quantization=bits)
 
@@ -157,11 +158,23 @@ def _smaller_batches(spec: TrainSpec, dataset_size: int) -> Iterator[_Way]:
 def _with_workers(spec: TrainSpec, count: int, before: str, **others: Any) -> _Way:
     """`count` workers; an elastic group keeps its other bound where it can."""
     if spec.workers is None:
-        return _changed(spec, f"{before}num_workers={count}", num_workers=count, **others)
+        parallel, told = _shared_out(spec, count)
+        overrides = f"{before}num_workers={count}{told}"
+        return _changed(spec, overrides, num_workers=count, parallel=parallel, **others)
     least = min(count, spec.workers.min)
     bounds = spec.workers.model_copy(update={"min": least, "max": max(least, min(count, spec.workers.max))})
     overrides = f"{before}workers.min={bounds.min} workers.max={bounds.max}"
     return _changed(spec, overrides, workers=bounds, num_workers=1, **others)
+
+
+def _shared_out(spec: TrainSpec, count: int) -> tuple[ParallelSpec, str]:
+    """What `parallel` has to be for so many workers, and the overrides that say so."""
+    size = None if spec.parallel.size is None else count
+    told = "" if size is None else f" parallel.size={size}"
+    strategy = Strategy.DDP if count == 1 else spec.parallel.strategy
+    if strategy is not spec.parallel.strategy:
+        told += f" parallel.strategy={strategy}"
+    return ParallelSpec(strategy=strategy, size=size), told
 
 
 def _changed(spec: TrainSpec, overrides: str, **update: Any) -> _Way:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cluster.manifest import LedgerHead
@@ -13,6 +15,7 @@ from train_jobs.journal import Journal, Past, entry_of
 from train_jobs.ledger import StepEntry
 from train_jobs.loop import Mark, Wishes
 from train_jobs.run_files import RunFiles
+from train_jobs.state import Kept
 from train_jobs.trainee import Trainee
 
 
@@ -21,6 +24,7 @@ class _State:
     """What the member that holds the state tells the others; the tensors follow.
 
     `expected` are the steps after `step` that an earlier attempt had done, which will be done again.
+    `is_base`: nothing was trained yet.
     """
 
     step: int
@@ -28,57 +32,96 @@ class _State:
     past: Past
     expected: dict[int, StepEntry] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    is_base: bool = False
 
 
 class Resuming:
-    """One member's part in it. `head` is the end of the committed ledger, as rank 0 knows it."""
+    """One member's part in it. `head` is the end of the committed ledger, as rank 0 knows it.
+
+    `has_state` tells, also after an exception, whether this member has a step's whole state: its own from
+    before, for as long as nothing of another one was put in its place, or the one that it came to.
+    """
 
     def __init__(self, files: RunFiles, trainee: Trainee, journal: Journal) -> None:
         self._files, self._trainee, self._journal = files, trainee, journal
         self.head: LedgerHead | None = None
+        self.has_state = False
         self._restored = 0
         self._attempt = 0
+        self._may_be_trained = False
         self._expected: dict[int, StepEntry] = {}
         self._replayed: list[int] = []
         self._is_open = False
         # A step as the ledger has it, and as it came out when it was repeated.
         self._rehearsed: tuple[StepEntry, StepEntry] | None = None
+        self._skipped: list[str] = []
 
     def take_up(self, formation: Formation, group: Group, had_state: bool, mark: Mark) -> list[str]:
         """Come to the state that the formation goes on from; returns what was passed over on the way.
 
         Raises GroupLostError, and the LinnetError of a checkpoint that does not belong to this run.
         """
-        source = formation.source_rank
-        self._rehearsed = None
-        if formation.source is Source.CHECKPOINT:
+        source, from_peer = formation.source_rank, formation.source is Source.PEER
+        self.has_state = had_state and from_peer and not self._trainee.layout.is_sharded
+        self._rehearsed, self._skipped = None, []
+        self._may_be_trained = had_state or self._trainee.step > 0
+        if formation.prove:
+            with self._set_aside(had_state):
+                self._rehearse(formation, group, mark)
+        elif not from_peer:
             self._rehearse(formation, group, mark)
-        held = self._find(formation, had_state) if group.rank == source else None
-        own = self._trainee.step if had_state and formation.source is Source.PEER else -1
+        held = self._find(formation) if group.rank == source else None
+        own = self._trainee.step if had_state and from_peer else -1
         told = self._spread(held, group, source, own)
+        self.has_state = True
         self._journal.take_up(told.past)
         if formation.source is Source.PEER and group.rank == 0:
             self.head = _newest_head(self._files)
         self._begin_comparing(formation, told)
-        return told.skipped
+        return told.skipped or self._skipped
 
     def _spread(self, held: _State | None, group: Group, source: int, own: int) -> _State:
         """Everybody takes over the state of `source`, unless all have it."""
         told: _State = group.from_rank(source, held)
+        trainee = self._trainee
         if any(step != told.step for step in group.gather(own)):
-            for tensor in state.tensors(self._trainee.model, self._trainee.optimizer):
-                group.broadcast(tensor, source)
-            optimizers.set_scalars(self._trainee.optimizer, told.scalars)
-            self._trainee.loop.forget()
-        self._trainee.step = told.step
+            # Who is at that step already is given what it has, bit for bit.
+            self.has_state = self.has_state and own == told.step
+            if trainee.layout.is_sharded and told.is_base:
+                # Nobody has all of it to send, and everybody can read it.
+                if group.rank != source and self._may_be_trained:
+                    trainee.begin_anew()
+            else:
+                trainee.layout.spread(group, source)
+            optimizers.set_scalars(trainee.layout.optimizer, told.scalars)
+            trainee.loop.forget()
+        trainee.step = told.step
         return told
 
-    def _rehearse(self, formation: Formation, group: Group, mark: Mark) -> None:
-        """Where nothing after the newest checkpoint was ever done, repeat the step after the one before it.
+    @contextmanager
+    def _set_aside(self, had_state: bool) -> Iterator[None]:
+        """Let another state take the place of this member's own, which it has again afterwards."""
+        trainee = self._trainee
+        if not had_state:
+            yield
+            return
+        step, scalars = trainee.step, optimizers.scalars(trainee.layout.optimizer)
+        kept = Kept(trainee.layout)
+        try:
+            yield
+        finally:
+            kept.put_back()
+            optimizers.set_scalars(trainee.layout.optimizer, scalars)
+            trainee.loop.forget()
+            trainee.step, self.has_state = step, True
 
-        That one is in the ledger, so that every restore is proven on a committed step.
+    def _rehearse(self, formation: Formation, group: Group, mark: Mark) -> None:
+        """Repeat one step that is on record, so that every failure ends with a proof.
+
+        That is the step after the newest checkpoint, or, where it was never done, the one after the
+        checkpoint before. State from a checkpoint is proven by the former as training goes on.
         """
-        held = self._find_rehearsal() if group.rank == 0 else None
+        held = self._find_rehearsal(formation) if group.rank == 0 else None
         if not group.from_rank(0, held is not None):
             return
         told = self._spread(held, group, 0, -1)
@@ -86,22 +129,26 @@ class Resuming:
         (recorded,) = told.expected.values()
         self._rehearsed = (recorded, entry_of(result, formation.attempt))
 
-    def _find_rehearsal(self) -> _State | None:
-        newest = checkpoint.discover(self._files).newest
+    def _find_rehearsal(self, formation: Formation) -> _State | None:
+        found = checkpoint.discover(self._files)
+        self._skipped, newest = found.skipped, found.newest
         if newest is None or newest.manifest.ledger is None:
             return None
         step = newest.manifest.step
-        if step + 1 in self._journal.read_witness(step):
-            return None
+        witnessed = self._journal.read_witness(step).get(step + 1)
+        if witnessed is not None:
+            return self._rehearsal(newest, witnessed) if formation.prove else None
         former = checkpoint.discover(self._files, before=step).newest
         segment = newest.manifest.ledger
         if former is None or former.manifest.step + 1 != segment.first_step:
             return None
-        recorded = ledger.read_segment(self._files, segment).entries()[0]
-        at = self._restore(former)
+        return self._rehearsal(former, ledger.read_segment(self._files, segment).entries()[0])
+
+    def _rehearsal(self, begin: checkpoint.Committed, recorded: StepEntry) -> _State:
+        at = self._restore(begin)
         return _State(
             at,
-            optimizers.scalars(self._trainee.optimizer),
+            optimizers.scalars(self._trainee.layout.optimizer),
             Past([], [], []),
             expected={recorded.step: recorded},
         )
@@ -134,32 +181,32 @@ class Resuming:
         difference = compare(recorded, again)
         return self._certificate(Verdict.UNEQUAL if difference else Verdict.EQUAL, difference or "")
 
-    def _find(self, formation: Formation, had_state: bool) -> _State:
+    def _find(self, formation: Formation) -> _State:
         trainee = self._trainee
         if formation.source is Source.PEER:
-            return _State(trainee.step, optimizers.scalars(trainee.optimizer), self._journal.past())
+            return _State(trainee.step, optimizers.scalars(trainee.layout.optimizer), self._journal.past())
         found = checkpoint.discover(self._files)
         checkpoint.sweep(self._files, formation.attempt)
         self.head = found.newest.manifest.ledger if found.newest else None
         if found.newest is None:
-            if had_state or trainee.step > 0:
-                trainee.warm()
+            if self._may_be_trained:
+                trainee.begin_anew()
             step = 0
         else:
             step = self._restore(found.newest)
         return _State(
             step,
-            optimizers.scalars(trainee.optimizer),
+            optimizers.scalars(trainee.layout.optimizer),
             past=self._journal.past_at(step),
             expected=self._journal.read_witness(step),
             skipped=found.skipped,
+            is_base=found.newest is None,
         )
 
     def _restore(self, newest: checkpoint.Committed) -> int:
         position = state.restore(
             checkpoint.read(self._files.storage, newest),
-            self._trainee.model,
-            self._trainee.optimizer,
+            self._trainee.layout,
             data_fingerprint=self._trainee.dataset.fingerprint,
             base_sha256=self._trainee.base_sha256,
         )
@@ -169,11 +216,12 @@ class Resuming:
         self._restored, self._attempt = told.step, formation.attempt
         self._expected, self._replayed = told.expected, []
         began_anew = told.step == 0 and not told.expected
-        self._is_open = formation.source is Source.CHECKPOINT and not began_anew
+        restored = formation.source is Source.CHECKPOINT and not began_anew
+        self._is_open = restored or formation.prove
 
     def _certificate(self, verdict: Verdict, difference: str = "", note: str = "") -> Certificate:
         if verdict is Verdict.NOTHING and not note:
-            note = f"nothing after step {self._restored} had been done before"
+            note = f"no committed step at or before step {self._restored} can be repeated"
         return Certificate(
             attempt=self._attempt,
             restored_step=self._restored,

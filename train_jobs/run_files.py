@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from cluster.config import StrictModel
 from cluster.errors import NotFoundError
@@ -18,6 +18,9 @@ class StepRecord(StrictModel):
     `applied` is False when the loss was bad and the weights were left as they were. `metrics` are those of
     the method besides the loss, `eval` those of an evaluation after the step.
     """
+
+    # A bad step's loss may be NaN or infinite, which plain JSON would turn into null.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     step: int
     loss: float

@@ -152,6 +152,12 @@ def all_runs(session: Session) -> list[RunRow]:
     return list(session.scalars(select(RunRow).order_by(RunRow.started_at.desc())))
 
 
+def active_names(session: Session) -> set[str]:
+    """The runs that are being driven now."""
+    now = utc_now()
+    return {row.name for row in all_runs(session) if effective(row, now)[0] in ACTIVE}
+
+
 def as_dict(row: RunRow, now: datetime) -> dict[str, Any]:
     """A row for `--json` and tables."""
     status, reason = effective(row, now)

@@ -16,7 +16,6 @@ from train_jobs import checkpoint, ledger, retention, state
 from train_jobs.checkpoint import Committed
 from train_jobs.formation.messages import Formation
 from train_jobs.ledger import StepEntry
-from train_jobs.loop import StepResult
 from train_jobs.run_files import RunFiles
 from train_jobs.spec import TrainSpec
 from train_jobs.state import Position
@@ -66,22 +65,28 @@ class Saver:
         self,
         trainee: Trainee,
         pending: Sequence[StepEntry],
-        result: StepResult,
         formation: Formation,
         eval_loss: float | None,
+        *,
+        at_once: bool,
     ) -> None:
-        """Copy the state and have it written. Raises the LinnetError of the save before this one."""
+        """Copy the state after the last of the `pending` steps, and have it written.
+
+        `at_once`: completed without waiting for a step after it. Raises the LinnetError of the save before
+        this one.
+        """
+        last = pending[-1]
         self.witnessed()
         self._writer.check()
         self._witnessed = witnessed = threading.Event()
-        if trainee.step >= self._spec.max_steps or result.wishes.commit:
+        if at_once or trainee.step >= self._spec.max_steps:
             witnessed.set()
         snapshot = trainee.snapshots.take()
         due = _Due(
-            position=self._position(trainee, result.learning_rate),
+            position=self._position(trainee, last.learning_rate),
             entries=list(pending),
             formation=formation,
-            metrics={"loss": result.loss} | ({} if eval_loss is None else {"eval_loss": eval_loss}),
+            metrics={"loss": last.loss} | ({} if eval_loss is None else {"eval_loss": eval_loss}),
             dataset_size=len(trainee.dataset),
         )
         rng = [state.rng()]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from fractions import Fraction as Ratio
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -15,6 +17,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from cluster.config import Settings, StrictModel, load_yaml, validate
 from cluster.errors import ConfigError, ConflictError
+from train_jobs.parallel import ParallelSpec, Strategy, parallel_misfit
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -166,13 +169,17 @@ class PublishSpec(StrictModel):
 
 
 class TrainSpec(StrictModel):
-    """One run. A step trains `global_batch_size` samples, however many workers live."""
+    """One run. A step trains `global_batch_size` samples, however many workers live.
+
+    `max_steps` is 0 until `with_steps` has found what `num_train_epochs` are.
+    """
 
     run: Name
     model: str
     method: Method = Method.SFT
     data: DataSpec
-    max_steps: Positive
+    max_steps: Annotated[int, Field(ge=0)] = 0
+    num_train_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     learning_rate: Annotated[float, Field(gt=0)]
     per_device_train_batch_size: Positive = 8
     gradient_accumulation_steps: Positive = 1
@@ -187,6 +194,7 @@ class TrainSpec(StrictModel):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 42
     max_length: Positive = 1024
+    packing: bool = False
     bf16: bool = False
     gradient_checkpointing: bool = False
     eval_steps: Positive | None = None
@@ -202,6 +210,7 @@ class TrainSpec(StrictModel):
     workers: WorkersSpec | None = None
     standby: Annotated[int, Field(ge=0)] = 0
     threads_per_worker: Positive = 1
+    parallel: ParallelSpec = ParallelSpec()
     fault_tolerance: FaultTolerance = FaultTolerance.RESTART
     peft: PeftSpec | None = PeftSpec()
     quantization: QuantizationSpec | None = None
@@ -211,6 +220,10 @@ class TrainSpec(StrictModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        if not self.max_steps and self.num_train_epochs is None:
+            raise ValueError("give one of `max_steps`, at least 1, and `num_train_epochs`")
+        if self.packing and self.method is not Method.SFT:
+            raise ValueError(f"`packing` is for `method: sft`; `{self.method}` trains on single pairs")
         if self.workers is not None and self.num_workers not in (1, self.workers.max):
             raise ValueError("give `num_workers` or `workers`, or the same number in both")
         if self.quantization is not None and self.peft is None:
@@ -223,6 +236,17 @@ class TrainSpec(StrictModel):
             raise ValueError("`early_stopping_patience` needs `eval_steps`")
         return self
 
+    @model_validator(mode="after")
+    def _parallel_fits(self) -> Self:
+        if misfit := parallel_misfit(self):
+            raise ValueError(misfit)
+        return self
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each worker holds but a part of the model."""
+        return self.parallel.strategy is Strategy.FSDP
+
     @property
     def slots(self) -> int:
         """Equal parts of every step: one a worker at full strength, whoever computes them."""
@@ -230,10 +254,17 @@ class TrainSpec(StrictModel):
 
     @property
     def min_workers(self) -> int:
-        """How many workers it takes to go on."""
+        """How many workers it takes to start."""
         if self.workers is not None:
             return self.workers.min
         return 1 if self.fault_tolerance is FaultTolerance.CONTINUE else self.num_workers
+
+    @property
+    def min_live(self) -> int:
+        """How many train on until the lost are replaced; the losses are the same for any number."""
+        if self.workers is not None:
+            return self.workers.min
+        return self.slots if self.is_sharded else 1
 
     @property
     def microbatches(self) -> int:
@@ -250,6 +281,23 @@ class TrainSpec(StrictModel):
         """Identity of the resolved spec."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
+    def with_steps(self, samples: int) -> TrainSpec:
+        """The spec with `max_steps` as `num_train_epochs` passes over so many samples make it, if given.
+
+        Raises ConflictError when it had been found to be another number: the data have changed.
+        """
+        if self.num_train_epochs is None:
+            return self
+        steps = math.ceil(Ratio(str(self.num_train_epochs)) * samples / self.global_batch_size)
+        if self.max_steps not in (0, steps):
+            raise ConflictError(
+                f"{self.num_train_epochs:g} epochs of {samples} samples are {steps} steps; the run "
+                f"`{self.run}` was started with {self.max_steps}, so that its data have changed.",
+                code="train.data_changed",
+                hint="Give it its former data back, or give the spec another `run` name.",
+            )
+        return self.model_copy(update={"max_steps": steps})
+
     def to_yaml(self) -> str:
         """The spec as YAML, in the order of the fields."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -261,6 +309,12 @@ def load_spec(path: str | Path, overrides: Iterable[str] = (), settings: Setting
     Raises NotFoundError for a missing file and ConfigError, with file and line, for what does not fit.
     """
     spec = load_yaml(path, TrainSpec, overrides)
+    if spec.max_steps and spec.num_train_epochs is not None:
+        raise ConfigError(
+            f"{path} gives `max_steps` {spec.max_steps} and `num_train_epochs` {spec.num_train_epochs:g}.",
+            code="train.steps_and_epochs",
+            hint="Give one of them; the override `max_steps=0` or `num_train_epochs=null` takes one back.",
+        )
     home = (settings or Settings.load()).home
     data = DataSpec(
         train=expand_path(spec.data.train, home),
@@ -293,6 +347,13 @@ def expand_path(path: str, home: Path) -> str:
         return known[name]
 
     return str(Path(_VARIABLE.sub(value, path)).expanduser().absolute())
+
+
+def as_resumed(given: TrainSpec, stored: TrainSpec) -> TrainSpec:
+    """The spec as it is written, with the steps that its run has found its epochs to be."""
+    if given.num_train_epochs is None or given.max_steps:
+        return given
+    return given.model_copy(update={"max_steps": stored.max_steps})
 
 
 def require_same(stored: TrainSpec, given: TrainSpec) -> None:

@@ -17,8 +17,9 @@ from safetensors.torch import load as load_tensors
 from cluster.config import StrictModel
 from cluster.errors import ConflictError
 from train_jobs import optimizers
+from train_jobs.layout import Layout
 from train_jobs.tensor_file import TensorFile
-from train_jobs.weights import config_file, live_weights, require_fit, stored_weights, weights_file
+from train_jobs.weights import config_file, require_fit, stored_weights, weights_file
 
 _OPTIMIZER, _SCALARS = "optimizer.safetensors", "optimizer.json"
 _RNG, _POSITION = "rng_state.pt", "trainer_state.json"
@@ -40,15 +41,32 @@ class Position(StrictModel):
     spec_sha256: str
 
 
+class Kept:
+    """A worker's own weights and optimizer state, in host memory while others are in their place."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._copies = [
+            {name: tensor.detach().to("cpu", copy=True) for name, tensor in live.items()}
+            for live in (layout.weights(), layout.state())
+        ]
+
+    def put_back(self) -> None:
+        """Go on with them."""
+        weights, state = self._copies
+        self._layout.take(weights, state)
+
+
 class Snapshots:
     """Copies of a model's trained weights and of its optimizer, into host memory that is used again.
 
-    Two can be out at a time: one being written while the next is taken. Memory is taken up by
-    `prepare` or, which takes longer than the copy itself, by the first `take`.
+    They are whole, however the workers hold the model. Two can be out at a time: one being written while
+    the next is taken. Memory is taken up by `prepare` or, which takes longer than the copy itself, by the
+    first `take`.
     """
 
-    def __init__(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
-        self._model, self._optimizer = model, optimizer
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
         self._free: list[tuple[TensorFile, TensorFile]] = []
         self._made = 0
         self._changed = threading.Condition()
@@ -60,25 +78,28 @@ class Snapshots:
                 self._make_room()
 
     def take(self) -> Snapshot:
-        """Copy now; the only part that holds up training.
+        """Copy now; the only part that holds up training. The other workers hand over what they have.
 
-        Waits while two earlier snapshots are still out: release each when its files are written.
+        Waits while two earlier snapshots are still out: release each when its files are written. Raises
+        GroupLostError where other workers have a part, and then no memory is held.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._free or self._made < _BUFFERS)
             if not self._free:
                 self._make_room()
             room = self._free.pop()
-        weights, state = room
-        weights.fill(live_weights(self._model))
-        state.fill(optimizers.state_tensors(self._optimizer))
-        name, config = config_file(self._model)
-        numbers = json.dumps(optimizers.scalars(self._optimizer)).encode()
-        return Snapshot(self, room, weights_file(self._model), {name: config, _SCALARS: numbers})
+        try:
+            self._layout.copy_into(*room)
+        except BaseException:
+            self.give_back(room)
+            raise
+        model, optimizer = self._layout.model, self._layout.optimizer
+        name, config = config_file(model)
+        numbers = json.dumps(optimizers.scalars(optimizer)).encode()
+        return Snapshot(self, room, weights_file(model), {name: config, _SCALARS: numbers})
 
     def _make_room(self) -> None:
-        state = optimizers.state_tensors(self._optimizer)
-        self._free.append((TensorFile(live_weights(self._model)), TensorFile(state)))
+        self._free.append((TensorFile(self._layout.weights()), TensorFile(self._layout.state())))
         self._made += 1
 
     def give_back(self, room: tuple[TensorFile, TensorFile]) -> None:
@@ -137,13 +158,12 @@ def encode(snapshot: Snapshot, position: Position, rng: list[Any]) -> dict[str, 
 
 def restore(
     files: Mapping[str, bytes],
-    model: Any,
-    optimizer: torch.optim.Optimizer,
+    layout: Layout,
     *,
     data_fingerprint: str,
     base_sha256: str,
 ) -> Position:
-    """Put a checkpoint's state into a model and an optimizer, in place; nothing else is touched.
+    """Let a worker take a checkpoint's state; nothing else is touched.
 
     Raises ConflictError, before anything changes, when the data (`train.data_changed`) or the base
     (`train.base_changed`) are no longer those that the run began with, and when the weights or the
@@ -151,16 +171,12 @@ def restore(
     """
     position = Position.model_validate_json(files[_POSITION])
     _require_same(position, data_fingerprint, base_sha256)
-    weights, state = live_weights(model), optimizers.state_tensors(optimizer)
-    trained = stored_weights(files, model)
-    require_fit(trained, weights, code="train.adapter_mismatch", what="adapter or model")
+    trained = stored_weights(files, layout.model)
+    require_fit(trained, layout.weights(), code="train.adapter_mismatch", what="adapter or model")
     stored_state = load_tensors(files[_OPTIMIZER])
-    require_fit(stored_state, state, code="train.optimizer_mismatch", what="optimizer state")
-    with torch.no_grad():
-        for live, stored in ((weights, trained), (state, stored_state)):
-            for name, tensor in live.items():
-                tensor.copy_(stored[name])
-    optimizers.set_scalars(optimizer, json.loads(files[_SCALARS]))
+    require_fit(stored_state, layout.state(), code="train.optimizer_mismatch", what="optimizer state")
+    layout.take(trained, stored_state)
+    optimizers.set_scalars(layout.optimizer, json.loads(files[_SCALARS]))
     return position
 
 
@@ -169,15 +185,6 @@ def restore_rng(files: Mapping[str, bytes], rank: int) -> None:
     states = torch.load(io.BytesIO(files[_RNG]), weights_only=True)
     if rank < len(states):
         set_rng(states[rank])
-
-
-def tensors(model: Any, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """All tensors of the trained weights and of the optimizer's state, live and in one order.
-
-    Copied one by one into a peer's list, with `optimizers.scalars` beside them, they make the peer
-    go on with exactly the same losses.
-    """
-    return [*live_weights(model).values(), *optimizers.state_tensors(optimizer).values()]
 
 
 def rng() -> dict[str, Any]:

@@ -21,7 +21,10 @@ _ALIGNMENT = 8
 
 
 class TensorFile:
-    """Room on the host for tensors of fixed names, kinds and shapes, and the file's bytes around them."""
+    """Room on the host for tensors of fixed names, kinds and shapes, and the file's bytes around them.
+
+    Given tensors without content it makes room all the same. What is written to `views` is in the file.
+    """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         # The widest kinds first keep every tensor aligned.
@@ -31,16 +34,16 @@ class TensorFile:
         # Written once, so that the first copy into it need not wait for the system to hand out pages.
         self._bytes = torch.zeros(len(header) + size, dtype=torch.uint8, pin_memory=pinned).fill_(0)
         self._bytes[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
-        self._views = {}
+        self.views: dict[str, torch.Tensor] = {}
         start = len(header)
         for name, tensor in ordered.items():
             end = start + tensor.nbytes
-            self._views[name] = self._bytes[start:end].view(tensor.dtype).view(tensor.shape)
+            self.views[name] = self._bytes[start:end].view(tensor.dtype).view(tensor.shape)
             start = end
 
     def fill(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy tensors of the same names and shapes in; returns once they are on the host."""
-        for name, view in self._views.items():
+        for name, view in self.views.items():
             view.copy_(tensors[name])
 
     @property

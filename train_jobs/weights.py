@@ -19,9 +19,13 @@ MODEL_FILES = (MODEL_WEIGHTS, MODEL_CONFIG)
 
 def live_weights(model: Any) -> dict[str, torch.Tensor]:
     """What is trained, live, under the names that PEFT or transformers save it by; tied weights once."""
-    own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    return as_saved(model, {name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
+
+
+def as_saved(model: Any, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors by the names of the model's parameters, under the names that they are saved by."""
     if not _is_adapter(model):
-        return own
+        return dict(own)
     from peft import get_peft_model_state_dict
 
     # Given the tensors it does not collect those of the base; left to decide on embeddings it asks the hub.

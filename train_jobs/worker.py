@@ -80,12 +80,15 @@ class Worker:
     def _take_up(self, formation: Formation, group: Group) -> None:
         self.member.mark(Phase.RESTORING)
         began = time.monotonic()
-        self.trainee.cut_microbatches(formation.microbatch_divisor)
         had_state, self._has_state = self._has_state, False
         self.saver.settle()
-        skipped = self._resuming.take_up(formation, group, had_state, self.member.mark)
+        self.trainee.take_part(group, self.member.waiting)
+        self.trainee.cut_microbatches(formation.microbatch_divisor)
+        try:
+            skipped = self._resuming.take_up(formation, group, had_state, self.member.mark)
+        finally:
+            self._has_state = self._resuming.has_state
         self.saver.head = self._resuming.head
-        self._has_state = True
         for sentence in skipped:
             _LOG.warning("skipped: %s", sentence)
         _LOG.info(
@@ -113,11 +116,11 @@ class Worker:
             member.compute_s = result.compute_s
             self._account(formation, group, result, began)
             if self._save_is_due(result):
-                self._save(formation, group, result)
+                self._save(formation, group, at_once=result.wishes.commit)
             if result.wishes.regroup and trainee.step < self.spec.max_steps:
                 self.saver.settle()
                 return
-        self._finish(group)
+        self._finish(formation, group)
 
     def _has_stopped_improving(self) -> bool:
         patience = self.spec.early_stopping_patience
@@ -139,7 +142,8 @@ class Worker:
         seconds = time.monotonic() - began
         if group.rank == 0:
             self.journal.write(result, entry, seconds, evaluation)
-            self.member.advanced(result.step, seconds, verdict.verdict.value if verdict else "")
+            said = verdict.verdict.value if verdict else ""
+            self.member.advanced(result.step, seconds, said, "" if result.applied else _told_of(result))
             self.saver.witnessed()
         if verdict is not None:
             self._certify(group, verdict)
@@ -157,10 +161,7 @@ class Worker:
 
     def _bad_loss(self, result: StepResult) -> None:
         names = ", ".join(self.trainee.dataset.ids[index] for index in result.samples)
-        told = (
-            f"Step {result.step} has the loss {result.loss} and the gradient norm {result.grad_norm}; "
-            f"its samples are {names}"
-        )
+        told = f"{_told_of(result)}; its samples are {names}"
         if self.spec.failures.on_bad_loss is BadLoss.STOP:
             raise LinnetError(
                 f"{told}.",
@@ -176,23 +177,41 @@ class Worker:
         self.member.mark(Phase.EVALUATING, step)
         trainee = self.trainee
         objective = make_objective(self.spec, self._validation, trainee.model, trainee.reference)
-        return evaluating.evaluate_together(self.spec, trainee.model, objective, len(self._validation), group)
+        return evaluating.evaluate_together(
+            self.spec,
+            trainee.model,
+            objective,
+            len(self._validation),
+            group,
+            in_step=trainee.layout.is_sharded,
+        )
 
     def _save_is_due(self, result: StepResult) -> bool:
         step = result.step
         due = step % self.spec.save_steps == 0 or step == self.spec.max_steps or self._has_stopped_improving()
         return due or (result.wishes.commit and step > result.wishes.committed)
 
-    def _save(self, formation: Formation, group: Group, result: StepResult) -> None:
+    def _save(self, formation: Formation, group: Group, *, at_once: bool) -> None:
         if group.rank != 0:
+            self.trainee.layout.hand_over()
             return
-        self.member.mark(Phase.SAVING, result.step)
-        self.saver.save(self.trainee, self.journal.pending(), result, formation, self.journal.last_eval)
+        self.member.mark(Phase.SAVING, self.trainee.step)
+        pending, evaluated = self.journal.pending(), self.journal.last_eval
+        self.saver.save(self.trainee, pending, formation, evaluated, at_once=at_once)
 
-    def _finish(self, group: Group) -> None:
+    def _finish(self, formation: Formation, group: Group) -> None:
         """Rank 0 says that the run is over when its last checkpoint is complete; the others wait for that."""
         if group.rank == 0:
             self.member.mark(Phase.SAVING)
             self.saver.drain()
+        # Whoever was to save the last step may be gone, or its save refused.
+        if group.from_rank(0, self.saver.committed_step < self.trainee.step):
+            self._save(formation, group, at_once=True)
+        if group.rank == 0:
+            self.saver.drain()
             self.journal.close()
             self.member.finished(self.trainee.step)
+
+
+def _told_of(result: StepResult) -> str:
+    return f"Step {result.step} has the loss {result.loss} and the gradient norm {result.grad_norm}"

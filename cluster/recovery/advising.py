@@ -24,9 +24,13 @@ _LOST = frozenset(
 
 
 class SpecFacts(StrictModel):
-    """What a run's spec says about failures; `step_s` is what one step takes, in seconds."""
+    """What a run's spec says about failures; `step_s` is what one step takes, in seconds.
+
+    `may_continue`: survivors could go on without the lost one, did the spec say so.
+    """
 
     tolerance: Tolerance
+    may_continue: bool = True
     hang_timeout_s: float
     save_steps: int
     standby: int
@@ -77,7 +81,7 @@ def _by_cost(receipt: Receipt, facts: SpecFacts) -> str:
             f"save_steps: {fewer}, since {receipt.steps_redone} steps ({redone_s:.1f} {of_all}) were done "
             f"again with a commit each {facts.save_steps} steps"
         )
-    if facts.tolerance is Tolerance.RESTART and receipt.detect_s <= most:
+    if facts.tolerance is Tolerance.RESTART and facts.may_continue and receipt.detect_s <= most:
         spared = receipt.total_s - receipt.detect_s - receipt.isolate_s
         return (
             f"fault_tolerance: continue, since survivors then go on with the state that they have: "

@@ -14,6 +14,7 @@ _REPEATS = 3
 # Nothing is lost by these, or a person has already said that the run shall go on.
 FREE = frozenset(
     {
+        FailureClass.BAD_LOSS,
         FailureClass.SLOW_RANK,
         FailureClass.NODE_DRAINING,
         FailureClass.DRIVER_LOST,
@@ -64,12 +65,16 @@ def backoff_s(failures_before: int) -> float:
 
 def _stop(situation: Situation, streak: Sequence[PastFailure]) -> Decision | None:
     failure_class, step = situation.failure_class, situation.step
-    if failure_class in FREE:
-        return None
     if failure_class is FailureClass.BAD_LOSS and not situation.may_skip:
         return _stopped(
             Reason.AS_SPECIFIED, f"Step {step + 1} has a bad loss, and the spec says to stop at one"
         )
+    if situation.is_final:
+        return _stopped(
+            Reason.NOT_RETRYABLE, f"{failure_class} after step {step}: trying again would meet it again"
+        )
+    if failure_class in FREE:
+        return None
     if _is_deterministic(situation, streak):
         return _stopped(
             Reason.DETERMINISTIC,

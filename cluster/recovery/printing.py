@@ -10,6 +10,7 @@ from cluster.recovery.receipts import Receipt
 _WIDTH = 100
 _LABEL = 12
 _STACK_LINES = 12
+_NAMES = 16
 _HEADS = (
     "#", "CLASS", "STEP", "FROM", "RANK", "DET", "ISO", "REC", "VER", "TOTAL", "REDO", "PROOF", "STRATEGY",
 )  # fmt: skip
@@ -27,6 +28,8 @@ def render(receipt: Receipt) -> list[str]:
     lines += _labelled("what", receipt.detail)
     lines += _labelled("done", f"{receipt.strategy} ({receipt.reason}). {receipt.decided}".rstrip())
     lines += _labelled("time", _times(receipt))
+    if receipt.samples:
+        lines += _labelled("samples", _some(receipt.samples))
     if receipt.attempt_after is not None:
         lines += _labelled("work", _work(receipt))
     if receipt.stack:
@@ -76,6 +79,11 @@ def _work(receipt: Receipt) -> str:
     attempts = f"attempt {receipt.attempt_before} -> {receipt.attempt_after}"
     certificate = f"certificate {receipt.certificate}"
     return f"{again}; {certificate}; goodput {receipt.goodput:.0%}; {attempts}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES} more in the journal of receipts" if len(names) > _NAMES else ""
+    return f"{', '.join(names[:_NAMES])}{more}"
 
 
 def _stack(stack: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import ValidationError
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cluster.config import StrictModel
 from cluster.errors import NotFoundError
 from cluster.recovery.classes import FailureClass
-from cluster.recovery.situation import Reason, Strategy
+from cluster.recovery.situation import PastFailure, Reason, Strategy
 from cluster.storage import Storage
 
 
@@ -30,14 +30,19 @@ class Receipt(StrictModel):
     `isolate_s` until nobody waited for the victim any more, `recover_s` until the state was restored,
     `verify_s` until a step was new again; `total_s` is all of it. `waited_s` is the part of `recover_s`
     that went by until there were enough processes, `backoff_s` the pause made on purpose. `detail` tells
-    what happened, `decided` what was decided. `attempt_after` is None when nothing came after.
-    `goodput` is the share of the run's wall time so far that went into steps that count.
+    what happened, `code` is that of the error where it is one of ours, `decided` what was decided.
+    `attempt_after` is None when nothing came after, or not yet. `step` is the furthest step, `reached`
+    the one that the run was at, which after a restore is behind it; `place` is the victim's rank in its
+    formation, and `at_work` tells whether it was computing. `samples` are the ids of the step that is to
+    blame, for a bad loss and for what stopped the run. `goodput` is the share of the run's wall time so
+    far that went into steps that count, 0 until the run is past the failure.
     """
 
     number: int
     run: str
     failure_class: FailureClass
     detail: str
+    code: str = ""
     strategy: Strategy
     reason: Reason
     decided: str = ""
@@ -45,6 +50,9 @@ class Receipt(StrictModel):
     attempt_after: int | None
     step: int
     committed_step: int
+    reached: int = 0
+    place: int | None = None
+    at_work: bool = True
     victim: Victim | None = None
     at: float
     detect_s: float
@@ -56,6 +64,7 @@ class Receipt(StrictModel):
     backoff_s: float = 0.0
     steps_redone: int = 0
     samples_redone: int = 0
+    samples: tuple[str, ...] = ()
     goodput: float
     certificate: Literal["equal", "unequal", "nothing"] = "nothing"
     stack: str = ""
@@ -63,17 +72,42 @@ class Receipt(StrictModel):
 
 
 def append(storage: Storage, path: str, receipt: Receipt) -> None:
-    """Add a receipt to the journal. Raises StorageError."""
+    """Add a receipt to the journal, or what has become of one with the same number. Raises StorageError."""
     storage.append_line(path, receipt.model_dump_json().encode())
 
 
 def read(storage: Storage, path: str) -> list[Receipt]:
-    """All receipts of a journal; a torn line or one that a newer release wrote is left out."""
+    """All receipts of a journal by number, each as it was written last.
+
+    A torn line and one that a newer release wrote are left out.
+    """
     try:
         lines = storage.read_bytes(path).splitlines()
     except NotFoundError:
         return []
-    return [receipt for line in lines if (receipt := _parse(line)) is not None]
+    parsed = [receipt for line in lines if (receipt := _parse(line)) is not None]
+    return [receipt for _, receipt in sorted({receipt.number: receipt for receipt in parsed}.items())]
+
+
+def history(kept: Sequence[Receipt]) -> list[PastFailure]:
+    """The failures that decisions look back at, over all launches of the run.
+
+    What stopped the run ends the history: a person who starts it again after that has looked at it, and
+    gives it a new budget. An interrupted launch, or a lost driver, ends nothing.
+    """
+    stops = [place for place, receipt in enumerate(kept) if receipt.strategy is Strategy.STOP]
+    return [_past(receipt) for receipt in kept[stops[-1] + 1 if stops else 0 :]]
+
+
+def _past(receipt: Receipt) -> PastFailure:
+    return PastFailure(
+        failure_class=receipt.failure_class,
+        step=receipt.reached,
+        committed_step=receipt.committed_step,
+        at=receipt.at + receipt.detect_s,
+        victim_rank=receipt.place,
+        at_work=receipt.at_work,
+    )
 
 
 def goodput(steps: Iterable[tuple[int, float]], started_at: float, now: float) -> float:

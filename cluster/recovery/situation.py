@@ -16,7 +16,7 @@ class NodeRole(StrEnum):
 
 
 class Tolerance(StrEnum):
-    """What survivors do: go back to the last commit at full strength, or go on at once."""
+    """What survivors do: repeat a committed step as a proof and go on, or go on at once."""
 
     RESTART = "restart"
     CONTINUE = "continue"
@@ -28,6 +28,7 @@ class Strategy(StrEnum):
     WAIT_FOR_STANDBY = "wait_for_standby"
     RESTART_FROM_COMMIT = "restart_from_commit"
     GO_ON_WITH_SURVIVORS = "go_on_with_survivors"
+    PROVE_AND_GO_ON = "prove_and_go_on"
     SHRINK_MICROBATCH = "shrink_microbatch"
     COMMIT_THEN_MOVE = "commit_then_move"
     REPLACE_RANK = "replace_rank"
@@ -48,6 +49,7 @@ class Reason(StrEnum):
     BAD_BATCH = "bad_batch"
     HARMLESS = "harmless"
     AS_SPECIFIED = "as_specified"
+    NOT_RETRYABLE = "not_retryable"
     DETERMINISTIC = "deterministic"
     BUDGET_SPENT = "budget_spent"
 
@@ -72,7 +74,10 @@ class Situation(StrictModel):
     `step` is the last step that was trained, `live` counts the workers that are left, `standby` the warm
     ones that wait, `slots` those of full strength. `microbatch_rows` is the present size of a microbatch.
     `max_failures` is -1 for any number. `may_skip`: the spec lets a bad batch be skipped; `is_applied`:
-    the bad update is in the weights already. `history` is in order of time.
+    the bad update is in the weights already; `state_survives`: each worker has all of the state, and not
+    a part that is lost with it; `is_final`: the error itself says that a repetition would meet it again;
+    `may_move`: the workers of a draining node have somewhere to go, or the others are enough. `history`
+    is in order of time.
     """
 
     failure_class: FailureClass
@@ -88,6 +93,9 @@ class Situation(StrictModel):
     max_failures: int
     may_skip: bool = False
     is_applied: bool = False
+    state_survives: bool = True
+    is_final: bool = False
+    may_move: bool = True
     victim_rank: int | None = None
     at_work: bool = True
     history: tuple[PastFailure, ...] = ()

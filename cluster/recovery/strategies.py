@@ -63,8 +63,7 @@ def _skip(situation: Situation) -> Decision:
 
 def _lost(situation: Situation) -> Decision:
     """Somebody is gone, or an exchange broke."""
-    survivors_have_state = situation.live > 0 and not _takes_all(situation)
-    if situation.tolerance is Tolerance.RESTART or not survivors_have_state:
+    if situation.live == 0 or not situation.state_survives or _takes_all(situation):
         return _restart(situation)
     if situation.live < situation.min_workers:
         return Decision(
@@ -73,11 +72,18 @@ def _lost(situation: Situation) -> Decision:
             sentence=f"{_workers(situation.live)} left, {situation.min_workers} needed: they keep their "
             f"state and wait for {_missing(situation)}.",
         )
+    left = f"{situation.live} of {_workers(situation.slots)}"
+    on = f"at step {situation.step + 1}; no step is done again."
+    if situation.tolerance is Tolerance.CONTINUE:
+        return Decision(
+            strategy=Strategy.GO_ON_WITH_SURVIVORS, reason=Reason.TRANSIENT, sentence=f"{left} go on {on}"
+        )
+    hung = situation.failure_class is FailureClass.HUNG_RANK
+    ended = "Its process is ended. " if hung else ""
     return Decision(
-        strategy=Strategy.GO_ON_WITH_SURVIVORS,
+        strategy=Strategy.REPLACE_RANK if hung else Strategy.PROVE_AND_GO_ON,
         reason=Reason.TRANSIENT,
-        sentence=f"{_workers(situation.live)} of {situation.slots} go on at step {situation.step + 1}; "
-        "no step is done again.",
+        sentence=f"{ended}{left} repeat a committed step as proof and go on {on}",
     )
 
 
@@ -110,6 +116,11 @@ def _draining(situation: Situation) -> str:
         return (
             "A checkpoint is committed before the head goes; "
             "`linnet train run` of the same spec goes on from it."
+        )
+    if not situation.may_move:
+        return (
+            "A checkpoint is committed; no other node has room and too few would be left, "
+            "so that training goes on there until the node goes."
         )
     return "A checkpoint is committed before the node goes; then its workers move, and no step is done again."
 

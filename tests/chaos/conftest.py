@@ -17,7 +17,7 @@ from tests.chaos.stage import Stage
 from tests.support.tiny_model import make_tiny_model
 from train_jobs import driver, fit
 from train_jobs.run_files import RunFiles
-from train_jobs.spec import DataSpec, FailuresSpec, PeftSpec, TrainSpec
+from train_jobs.spec import DataSpec, FailuresSpec, PeftSpec, TrainSpec, WorkersSpec
 
 
 @pytest.fixture
@@ -52,6 +52,22 @@ def questions(tmp_path):
 
 
 @pytest.fixture
+def preferences(tmp_path):
+    """64 questions with a right and a wrong answer."""
+    path = tmp_path / "preferences.jsonl"
+    rows = [
+        {
+            "prompt": f"Is {number} even?{' Really?' * (number % 3)}",
+            "chosen": ("yes", "not at all")[number % 2],
+            "rejected": ("not at all", "yes")[number % 2],
+        }
+        for number in range(64)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture
 def spec(questions) -> TrainSpec:
     """Steps of a few milliseconds, so that a dozen failures fit into minutes."""
     return TrainSpec(
@@ -62,6 +78,8 @@ def spec(questions) -> TrainSpec:
         learning_rate=1e-3,
         per_device_train_batch_size=4,
         num_workers=2,
+        # At full strength only, so that there is somebody to strike however quick the steps are.
+        workers=WorkersSpec(min=2, max=2),
         standby=1,
         save_steps=10,
         peft=PeftSpec(r=4, lora_dropout=0.1),
@@ -88,11 +106,10 @@ def cluster():
 
 
 @pytest.fixture
-def strike(cluster, settings):
-    """Train a spec while a monkey carries out a plan, and check all that must hold afterwards."""
+def struck(cluster, settings):
+    """Train a spec while a monkey carries out a plan; the stage and what the monkey did."""
 
-    def _strike(spec, plan, seed):
-        calm = uninterrupted(spec, settings)
+    def _struck(spec, plan, seed):
         stage = Stage(RunFiles(Storage(settings.root), spec.run), os.getpid())
         monkey = Monkey(stage, plan, seed)
         monkey.start()
@@ -102,6 +119,18 @@ def strike(cluster, settings):
             stage.over.set()
         strikes = monkey.join_and_raise()
         assert (result.trained, result.step) == (True, spec.max_steps)
+        return stage, strikes
+
+    return _struck
+
+
+@pytest.fixture
+def strike(struck, settings):
+    """Train a spec while a monkey carries out a plan, and check all that must hold afterwards."""
+
+    def _strike(spec, plan, seed):
+        calm = uninterrupted(spec, settings)
+        stage, strikes = struck(spec, plan, seed)
         check(stage, spec, settings, strikes, calm)
         return stage
 

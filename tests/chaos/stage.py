@@ -30,15 +30,15 @@ class RunIsOverError(AssertionError):
 class Stage:
     """One run that is under way. `root_pid` is the process below which its Ray lives."""
 
-    def __init__(self, files: RunFiles, root_pid: int) -> None:
-        self.files, self.over = files, threading.Event()
+    def __init__(self, files: RunFiles, root_pid: int, deadline_s: float = DEADLINE_S) -> None:
+        self.files, self.over, self._deadline_s = files, threading.Event(), deadline_s
         self._root = psutil.Process(root_pid)
         self._metrics = files.storage.local_path(files.metrics)
         self.checkpoints = files.storage.local_path(files.checkpoints)
 
     def until(self, condition: Callable[[], _T], what: str) -> _T:
         """Wait for a condition; its value. Raises AssertionError at the deadline, or when the run is over."""
-        limit = time.monotonic() + DEADLINE_S
+        limit = time.monotonic() + self._deadline_s
         while time.monotonic() < limit:
             found = condition()
             if found:
@@ -46,7 +46,7 @@ class Stage:
             if self.over.is_set():
                 raise RunIsOverError(f"the run was over before {what}")
             time.sleep(_POLL_S)
-        raise AssertionError(f"{what} did not happen within {DEADLINE_S:g} s; step {self.step}")
+        raise AssertionError(f"{what} did not happen within {self._deadline_s:g} s; step {self.step}")
 
     @property
     def step(self) -> int:

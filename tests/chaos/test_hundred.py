@@ -1,12 +1,10 @@
 """A hundred failures and more over several ways to train: methods, numbers of workers, and tolerance."""
 
-import json
-
 import pytest
 
 from tests.chaos.kinds import Kind
 from tests.chaos.monkey import shuffled
-from train_jobs.spec import FaultTolerance, Method, PeftSpec
+from train_jobs.spec import FaultTolerance, Method, PeftSpec, WorkersSpec
 
 # Ray Data, which Ray Train imports, warns of its own settings.
 pytestmark = [
@@ -31,22 +29,6 @@ LORA = PeftSpec(r=4, lora_dropout=0.1)
 STEPS = {FaultTolerance.RESTART: 1000, FaultTolerance.CONTINUE: 8000}
 
 
-@pytest.fixture
-def preferences(tmp_path):
-    """64 questions with a right and a wrong answer."""
-    path = tmp_path / "preferences.jsonl"
-    rows = [
-        {
-            "prompt": f"Is {number} even?{' Really?' * (number % 3)}",
-            "chosen": ("yes", "not at all")[number % 2],
-            "rejected": ("not at all", "yes")[number % 2],
-        }
-        for number in range(64)
-    ]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return path
-
-
 @pytest.mark.parametrize(
     ("method", "peft", "tolerance", "workers"),
     [
@@ -61,6 +43,7 @@ def preferences(tmp_path):
 )
 def test_a_hundred_failures_change_nothing(strike, spec, preferences, method, peft, tolerance, workers):
     seed = 100 * workers + list(FaultTolerance).index(tolerance) * 10 + list(Method).index(method)
+    waits = tolerance is FaultTolerance.RESTART
     data = spec.data.model_copy(update={"train": str(preferences)}) if method is Method.DPO else spec.data
     changed = spec.model_copy(
         update={
@@ -69,6 +52,7 @@ def test_a_hundred_failures_change_nothing(strike, spec, preferences, method, pe
             "data": data,
             "fault_tolerance": tolerance,
             "num_workers": workers,
+            "workers": WorkersSpec(min=workers, max=workers) if waits else None,
             "max_steps": STEPS[tolerance],
         }
     )

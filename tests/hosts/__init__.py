@@ -16,5 +16,8 @@ whatever means, it is gone.
         with cluster.up(network, desk="desk", head="head", workers=["worker1"]) as running:
             running.on_head("ray status")       # cluster.yaml, brought up by `ray up`
 
+    with Site.up() as site, site.submit(spec_of("a-run")) as run:     # training.py: that, and a job on it
+        run.reach(20)
+
 Needs root and the packages that .dev/setup-hosts installs; `system.why_not` says what is missing.
 """

@@ -21,7 +21,7 @@ for path; do
     keep /tmp "$state/tmp" "$path"
     keep /mnt "$state/mnt" "$path"
 done
-mount --bind "$shared" "$state/mnt/linnet"
+mount --rbind "$shared" "$state/mnt/linnet"
 mount --bind "$state/etc/hosts" /etc/hosts
 mount --bind "$state/etc/resolv.conf" /etc/resolv.conf
 mount -t tmpfs tmpfs /dev/shm

@@ -105,6 +105,7 @@ def _prepare_desk(network: Network, desk: Host, head: Host, workers: Sequence[Ho
     shutil.copy(network.key, home / ".ssh" / "id_ed25519")
     desk.run(f"test -f ~/.ray/auth_token || {RAY} get-auth-token --generate")
     values = {
+        "max_workers": str(len(workers)),
         "head_ip": head.address,
         "worker_ips": f"[{', '.join(worker.address for worker in workers)}]",
         "ssh_user": "root",

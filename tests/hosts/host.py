@@ -40,7 +40,7 @@ NEW = (*ALL, "--fork", "--mount-proc", "--kill-child")
 
 @dataclass
 class Host:
-    """A machine on the switch whose network namespace process `switch` holds.
+    """A machine on the switch whose network, and the mounts that all share, process `switch` holds.
 
     Boot it from the main thread: its processes end with the thread that booted it.
     """
@@ -68,6 +68,7 @@ class Host:
             self.process = subprocess.Popen(
                 [
                     *DIES_WITH_US,
+                    *("nsenter", "--target", str(self.switch), "--mount", "--"),
                     "unshare",
                     *NEW,
                     BOOT,

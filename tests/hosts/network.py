@@ -20,6 +20,7 @@ ip link set lo up
 ip link add switch type bridge
 ip address add {SUBNET}.1/24 dev switch
 ip link set switch up
+{{disk}}
 echo ready
 exec sleep infinity
 """
@@ -47,12 +48,19 @@ class Network:
 
     @classmethod
     @contextmanager
-    def create(cls, names: Sequence[str]) -> Iterator[Network]:
-        """Boot a host for each name (at most 12 letters each), and leave nothing of them afterwards."""
+    def create(cls, names: Sequence[str], *, disk_mebibytes: int = 0) -> Iterator[Network]:
+        """Boot a host for each name (at most 12 letters each), and leave nothing of them afterwards.
+
+        With `disk_mebibytes` all of them share an empty disk of this size too, /mnt/linnet/disk, which
+        `faults.full_disk` fills; this machine sees it through a host only.
+        """
         with ExitStack() as stack:
             directory = Path(tempfile.mkdtemp(prefix="linnet-hosts-"))
             stack.callback(shutil.rmtree, directory)
-            switch = _start_switch(stack)
+            disk = directory / "shared" / "disk"
+            disk.mkdir(parents=True)
+            mount = f"mount -t tmpfs -o size={disk_mebibytes}m tmpfs {disk}" if disk_mebibytes else ""
+            switch = _start_switch(stack, mount)
             key = directory / "id_ed25519"
             sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
             addresses = {name: f"{SUBNET}.{10 + place}" for place, name in enumerate(names)}
@@ -61,7 +69,6 @@ class Network:
                 for name, address in addresses.items()
             }
             network = cls(hosts, directory, key)
-            network.shared.mkdir()
             for host in hosts.values():
                 stack.callback(host.kill)
                 host.boot(network.shared)
@@ -78,10 +85,10 @@ def _disk(directory: Path, addresses: dict[str, str]) -> Path:
     return directory
 
 
-def _start_switch(stack: ExitStack) -> int:
-    """PID of the process that holds the switch's network namespace open."""
+def _start_switch(stack: ExitStack, mount: str) -> int:
+    """PID of the process that holds the switch's network open, and the mounts that all hosts have."""
     process = subprocess.Popen(
-        [*DIES_WITH_US, "unshare", "--net", "sh", "-ec", SWITCH],
+        [*DIES_WITH_US, "unshare", "--net", "--mount", "sh", "-ec", SWITCH.format(disk=mount)],
         env={"PATH": SEARCH_PATH},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -134,6 +134,18 @@ def test_a_full_disk_refuses_to_write_until_there_is_room(pair):
     left.run("echo x > /tmp/disk/file")
 
 
+def test_a_disk_that_all_hosts_share_is_full_for_all_of_them():
+    with Network.create(["left", "right"], disk_mebibytes=8) as network:
+        left, right = network["left"], network["right"]
+        with faults.full_disk(left, "/mnt/linnet/disk"):
+            told = right.run("echo x > /mnt/linnet/disk/file", check=False).stderr
+            assert "No space left on device" in told
+            right.run("echo x > /mnt/linnet/elsewhere")
+        right.run("echo x > /mnt/linnet/disk/file")
+        assert left.run("cat /mnt/linnet/disk/file").stdout == "x\n"
+        assert list((network.shared / "disk").iterdir()) == []
+
+
 def test_a_disk_of_this_machine_is_not_filled(pair):
     with pytest.raises(ValueError, match="small_disk"), faults.full_disk(pair["left"], "/tmp"):
         pass

@@ -13,7 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cluster.errors import ConflictError, IntegrityError, StorageError
-from cluster.storage import Retry, Storage
+from cluster.retry import Retry
+from cluster.storage import Storage
 from tests.support.disks import small_disks
 from tests.support.s3 import s3_root
 from train_jobs import checkpoint, retention

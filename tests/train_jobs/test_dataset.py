@@ -1,12 +1,11 @@
 import json
-import tracemalloc
+import pickle
 
 import numpy as np
 import pytest
 
 from cluster.errors import ConfigError
-from train_jobs.data.records import Encoded
-from train_jobs.dataset import PackedDataset, PairDataset, load_dataset, load_packed, load_pairs, pack
+from train_jobs.dataset import PackedDataset, PairDataset, load_dataset, load_packed, load_pairs
 from train_jobs.spec import Method
 
 
@@ -26,33 +25,41 @@ def pair_file(tmp_path):
     return write(tmp_path / "pairs.jsonl", rows)
 
 
-def test_samples_come_back_as_they_went_in():
-    rows = [Encoded("a", [5, 6, 7], [-100, 6, 7]), Encoded("b", [8], [8]), Encoded("c", [9, 9], [-100, 9])]
-    packed = pack(rows, fingerprint="f", dropped_ids={})
-    assert len(packed) == 3
-    for index, row in enumerate(rows):
-        ids, labels = packed.sample(index)
-        assert (list(ids), list(labels)) == (row.input_ids, row.labels)
-    assert packed.lengths([0, 2]) == 5
-
-
-def test_a_label_that_nothing_predicts_does_not_count():
-    packed = pack([Encoded("a", [5, 6], [5, 6]), Encoded("b", [7], [7])], fingerprint="f", dropped_ids={})
-    assert list(packed.answers) == [1, 0]
-    assert packed.answer_tokens([0, 0, 1]) == 2
-
-
-def test_packing_holds_no_rows():
-    length, rows = 1000, 400
-    tracemalloc.start()
-    packed = pack(
-        (Encoded("a", [1] * length, [1] * length) for _ in range(rows)), fingerprint="f", dropped_ids={}
+def test_the_rows_come_back_in_order_with_their_ids(tmp_path, tiny_dir):
+    texts = [f"{'w' * (number % 7 + 1)} {number}" for number in range(600)]
+    rows = [{"id": f"zeile-ä-{number}", "text": text} for number, text in enumerate(texts)]
+    packed = load_packed(write(tmp_path / "a.jsonl", rows), tiny_dir, max_length=64)
+    assert len(packed) == len(packed.ids) == 600
+    assert (packed.ids[3], packed.ids[-1], packed.ids[1:3]) == (
+        "zeile-ä-3",
+        "zeile-ä-599",
+        ["zeile-ä-1", "zeile-ä-2"],
     )
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    arrays = packed.input_ids.nbytes + packed.labels.nbytes
-    assert arrays == 2 * 4 * length * rows
-    assert peak < 2 * arrays
+    with pytest.raises(IndexError):
+        packed.ids[600]
+    for index in (0, 255, 256, 599):
+        ids, labels = packed.sample(index)
+        # A byte a token, and one that ends the text; all of it is trained on.
+        assert len(ids) == len(texts[index]) + 1
+        assert list(ids) == list(labels)
+    assert packed.lengths([0, 255]) == len(texts[0]) + len(texts[255]) + 2
+
+
+def test_a_label_that_nothing_predicts_does_not_count(tmp_path, tiny_dir):
+    packed = load_packed(write(tmp_path / "a.jsonl", [{"text": "ab"}, {"text": "c"}]), tiny_dir, 64)
+    assert list(packed.answers) == [2, 1]
+    assert packed.answer_tokens([0, 0, 1]) == 5
+
+
+def test_an_id_may_hold_half_of_a_surrogate_pair(tmp_path, tiny_dir):
+    packed = load_packed(write(tmp_path / "a.jsonl", [{"id": "\ud800", "text": "ab"}]), tiny_dir, 64)
+    assert packed.ids[0] == "\ud800"
+
+
+def test_a_dataset_can_be_sent_to_another_process(tmp_path, tiny_dir):
+    packed = load_packed(write(tmp_path / "a.jsonl", [{"id": "x", "text": "ab"}]), tiny_dir, 64)
+    again = pickle.loads(pickle.dumps(packed))
+    assert (again.ids[0], list(again.sample(0)[0])) == ("x", list(packed.sample(0)[0]))
 
 
 def test_a_file_is_encoded_with_loss_on_answers_only(data_file, tiny_dir):
@@ -73,7 +80,7 @@ def test_rows_that_are_not_used_are_counted_and_named(tmp_path, tiny_dir):
         {"prompt": "a" * 500, "completion": "b"},
     ]
     packed = load_packed(write(tmp_path / "a.jsonl", rows), tiny_dir, max_length=200)
-    assert packed.ids == ["kept"]
+    assert list(packed.ids) == ["kept"]
     assert packed.dropped == {"longer than 200 tokens": 2, "empty answer": 1}
     assert packed.dropped_ids == {"longer than 200 tokens": ["long", "a.jsonl:3"], "empty answer": ["empty"]}
 
@@ -96,7 +103,7 @@ def test_a_dataset_without_a_usable_row_is_refused(tmp_path, tiny_dir, load, row
 def test_pairs_are_packed_side_by_side(pair_file, tiny_dir):
     pairs = load_pairs(pair_file, tiny_dir, max_length=200)
     assert len(pairs) == 2
-    assert pairs.ids == pairs.chosen.ids == pairs.rejected.ids == ["first", "second"]
+    assert list(pairs.ids) == list(pairs.rejected.ids) == ["first", "second"]
     assert pairs.dropped == {"no value in `rejected`": 1, "longer than 200 tokens": 1}
     assert sorted(pairs.dropped_ids.values()) == [["alone"], ["long"]]
     (chosen, good), (rejected, bad) = pairs.chosen.sample(0), pairs.rejected.sample(0)

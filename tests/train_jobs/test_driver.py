@@ -37,8 +37,9 @@ def test_an_adapter_cannot_be_the_base(store, spec, settings, tiny_dir, tmp_path
         source_label="t",
         parent="tiny:v1",
     )
-    with pytest.raises(ConfigError, match="adapter"):
-        driver.plan(spec.model_copy(update={"model": "tiny:a"}), settings)
+    for peft in (spec.peft, None):
+        with pytest.raises(ConfigError, match="adapter, which nothing can be trained on"):
+            driver.plan(spec.model_copy(update={"model": "tiny:a", "peft": peft}), settings)
 
 
 def test_a_run_that_exists_with_another_spec_conflicts(store, spec, settings, files):
@@ -57,3 +58,19 @@ def test_a_finished_run_says_so_and_does_nothing(store, spec, settings, files):
         assert "finished" in out.getvalue()
         # Also when the driver was killed before it could write that down.
         assert report.describe("run-1", settings)["status"] == "finished"
+
+
+def test_epochs_are_taken_from_the_run_that_is_resumed(store, spec, settings, files):
+    given = spec.model_copy(update={"max_steps": 0, "num_train_epochs": 1.0})
+    checkpoint.commit(files, {"a": b"1"}, step=8, attempt=1, world_size=2, metrics={})
+    # As long as nobody knows how many steps they are, no checkpoint is the last.
+    assert not driver.plan(given, settings).is_done
+    files.storage.write_atomic(files.spec, given.with_steps(64).to_yaml().encode())
+    todo = driver.plan(given, settings)
+    assert (todo.spec.max_steps, todo.is_done) == (8, True)
+    out = io.StringIO()
+    result = driver.train(given, settings, stream=out)
+    assert (result.trained, result.step) == (False, 8)
+    assert "all 8 steps" in out.getvalue()
+    with pytest.raises(ConflictError, match="num_train_epochs"):
+        driver.plan(given.model_copy(update={"num_train_epochs": 2.0}), settings)

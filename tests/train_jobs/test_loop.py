@@ -9,6 +9,7 @@ import torch.distributed as dist
 from train_jobs import model as models
 from train_jobs.dataset import load_packed
 from train_jobs.formation.group import Group, GroupLostError
+from train_jobs.layout import Whole
 from train_jobs.loop import Loop, Wishes
 from train_jobs.objectives import make_objective
 from train_jobs.optimizers import make_optimizer
@@ -27,7 +28,7 @@ def make(spec, tiny_dir):
         model = models.build(given, tiny_dir, "tiny:v1")
         dataset = load_packed(given.data.train, tiny_dir, given.max_length)
         optimizer = make_optimizer(given, models.trainable(model))
-        return Loop(given, model, optimizer, make_objective(given, dataset, model), len(dataset))
+        return Loop(given, Whole(model, optimizer), make_objective(given, dataset, model), len(dataset))
 
     return _make
 

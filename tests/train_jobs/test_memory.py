@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from train_jobs.memory import memory_estimate
+from train_jobs.parallel import ParallelSpec, Strategy
 from train_jobs.spec import DataSpec, Method, Optimizer, PeftSpec, QuantizationSpec, TrainSpec
 
 NF4 = QuantizationSpec(load_in_4bit=True)
@@ -43,6 +44,24 @@ def test_what_takes_more_memory_is_estimated_higher(more, less):
     assert memory_estimate(make_spec(**more), BILLION) > memory_estimate(make_spec(**less), BILLION)
 
 
+def test_shards_take_less_the_more_workers_there_are_but_never_less_than_loading_the_base():
+    shares = [
+        memory_estimate(
+            make_spec(
+                peft=None,
+                max_length=64,
+                num_workers=size,
+                parallel=ParallelSpec(strategy=Strategy.FSDP if size > 1 else Strategy.DDP),
+            ),
+            BILLION,
+        )
+        for size in (1, 2, 8, 1000)
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert len(set(shares)) == len(shares)
+    assert shares[-1] > 4 * BILLION
+
+
 def test_rows_that_are_shorter_than_allowed_count_as_they_are():
     spec = make_spec(max_length=4096)
     assert memory_estimate(spec, BILLION, longest_row=64) < memory_estimate(spec, BILLION)
@@ -54,6 +73,7 @@ import sys
 from pathlib import Path
 import torch
 from train_jobs import model as models, optimizers, state
+from train_jobs.layout import Whole
 from train_jobs.spec import TrainSpec
 
 def train(directory):
@@ -64,7 +84,7 @@ def train(directory):
     labels[:, -2:] = 5
     models.summed_loss(model, models.Batch(ids, torch.ones_like(ids), labels)).backward()
     optimizer.step()
-    with state.Snapshots(model, optimizer).take():
+    with state.Snapshots(Whole(model, optimizer)).take():
         # Not ru_maxrss, which begins with what the parent process had.
         return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
 from train_jobs.memory import memory_estimate
+from train_jobs.parallel import ParallelSpec, Strategy
 from train_jobs.preflight import Node, check_batch, check_fits
 from train_jobs.spec import TrainSpec, WorkersSpec, load_spec
 
@@ -99,6 +100,26 @@ def test_full_training_that_is_too_large_is_pointed_at_lora(spec):
     full = changed(spec, peft=None, num_workers=1, per_device_train_batch_size=1, gradient_checkpointing=True)
     estimate = lambda given: memory_estimate(given, 1_000_000_000)  # noqa: E731
     assert ways(refused(check_fits, full, [Node(1, 12 * GIB)], estimate)) == ["peft={}"]
+
+
+SHARDED = ParallelSpec(strategy=Strategy.FSDP, size=4)
+
+
+@pytest.mark.parametrize(
+    ("places", "way"),
+    [(3, "num_workers=3 parallel.size=3"), (1, "num_workers=1 parallel.size=1 parallel.strategy=ddp")],
+)
+def test_fewer_workers_share_out_to_as_many(spec, applied, places, way):
+    shared = changed(spec, num_workers=4, parallel=SHARDED)
+    assert ways(refused(check_fits, shared, [Node(places, 64 * GIB)], flat)) == [way]
+    check_fits(applied(shared, way), [Node(places, 64 * GIB)], flat)
+
+
+def test_a_sharded_base_is_not_pointed_at_fewer_bits(spec):
+    shared = changed(spec, num_workers=4, parallel=SHARDED)
+    nodes = [Node(1, 5 * GIB)] * 4
+    error = refused(check_fits, shared, nodes, lambda given: 6 * GIB - 2 * GIB * bool(given.quantization))
+    assert error.hint == "Add nodes with more memory."
 
 
 def test_nothing_that_fits_leaves_nodes(spec):

@@ -6,6 +6,7 @@ from cluster.manifest import Lineage, VersionKind
 from tests.support.disks import small_disks
 from tests.train_jobs.conftest import BASE
 from train_jobs import checkpoint, publish, state
+from train_jobs.layout import Whole
 from train_jobs.model import build, load_base, trainable
 from train_jobs.optimizers import make_optimizer
 from train_jobs.spec import DataSpec, PublishSpec, QuantizationSpec
@@ -37,7 +38,7 @@ def commit_trained(files, spec, directory, step=8):
         spec_sha256=spec.sha256,
     )
     optimizer = make_optimizer(spec, trainable(model))
-    with state.Snapshots(model, optimizer).take() as snapshot:
+    with state.Snapshots(Whole(model, optimizer)).take() as snapshot:
         contents = state.encode(snapshot, at, [state.rng()])
         checkpoint.commit(files, contents, step=step, attempt=1, world_size=2, metrics={})
     return model

@@ -8,6 +8,7 @@ from train_jobs.spec import (
     Optimizer,
     Tracker,
     TrainSpec,
+    as_resumed,
     expand_path,
     load_spec,
     parse_stored_spec,
@@ -23,6 +24,7 @@ data:
 max_steps: 10
 learning_rate: 1.0e-3
 """
+SHARDED = "num_workers: 2\nparallel: {strategy: fsdp}\n"
 
 
 @pytest.fixture
@@ -90,6 +92,15 @@ def test_a_missing_file_is_not_found(tmp_path, settings):
         ("failures: {hang_timeout_s: 0}\n", "hang_timeout_s"),
         ("failures: {spike_factor: 1}\n", "spike_factor"),
         ("failures: {on_bad_loss: ignore}\n", "on_bad_loss"),
+        ("parallel: {strategy: zero3}\n", "fsdp"),
+        ("parallel: {size: 4}\nnum_workers: 2\n", "set `parallel.size=2`"),
+        ("parallel: {strategy: fsdp, size: 4}\nnum_workers: 2\n", "set `parallel.size=2`"),
+        ("parallel: {strategy: fsdp}\n", "set `num_workers=2`"),
+        ("parallel: {strategy: fsdp}\nworkers: {min: 1, max: 4}\n", "give `num_workers=4` and no `workers`"),
+        (f"{SHARDED}fault_tolerance: continue\n", "set `fault_tolerance=restart`"),
+        (f"{SHARDED}quantization: {{load_in_8bit: true}}\n", "set `quantization=null`"),
+        (f"{SHARDED}optim: adamw_bnb_8bit\n", "set `optim=adamw_torch`"),
+        (f"{SHARDED}method: dpo\npeft: null\n", "`peft={}`"),
     ],
 )
 def test_bad_values_are_refused_by_name(write, settings, line, key):
@@ -100,6 +111,13 @@ def test_bad_values_are_refused_by_name(write, settings, line, key):
 def test_a_fixed_group_goes_on_at_full_strength_alone(write, settings):
     spec = load_spec(write("num_workers: 3\n"), settings=settings)
     assert (spec.slots, spec.min_workers) == (3, 3)
+
+
+@pytest.mark.parametrize("size", ["", ", size: 2"])
+def test_shards_need_every_worker(write, settings, size):
+    spec = load_spec(write(f"num_workers: 2\nparallel: {{strategy: fsdp{size}}}\n"), settings=settings)
+    assert (spec.is_sharded, spec.slots, spec.min_workers) == (True, 2, 2)
+    assert not load_spec(write("num_workers: 2\n"), settings=settings).is_sharded
 
 
 @pytest.mark.parametrize("number", ["", "num_workers: 4\n"])
@@ -172,3 +190,52 @@ def test_a_changed_spec_conflicts_and_every_differing_key_is_named(spec: TrainSp
         require_same(spec, changed)
     assert all(f"`{key}`" in caught.value.message for key in ("max_steps", "peft.r", "seed"))
     assert "`learning_rate`" not in caught.value.message
+
+
+def test_epochs_become_steps_when_the_samples_are_counted(write, settings):
+    path = write()
+    path.write_text(path.read_text().replace("max_steps: 10", "num_train_epochs: 2"))
+    spec = load_spec(path, ["per_device_train_batch_size=8"], settings)
+    assert (spec.max_steps, spec.with_steps(64).max_steps, spec.with_steps(65).max_steps) == (0, 16, 17)
+    part = spec.model_copy(update={"num_train_epochs": 0.1, "per_device_train_batch_size": 3})
+    # In binary, a tenth of 30 is a little more than 3.
+    assert [part.with_steps(samples).max_steps for samples in (1, 30, 31)] == [1, 1, 2]
+    require_reads_back(spec.with_steps(64))
+
+
+def test_steps_that_are_given_stay_as_they_are(spec):
+    assert spec.with_steps(10**6) == spec
+
+
+@pytest.mark.parametrize("override", ["num_train_epochs=2", "num_train_epochs=0.5"])
+def test_steps_and_epochs_together_are_refused(write, settings, override):
+    with pytest.raises(ConfigError, match="num_train_epochs") as caught:
+        load_spec(write(), [override], settings)
+    assert caught.value.code == "train.steps_and_epochs"
+    assert load_spec(write(), [override, "max_steps=0"], settings).max_steps == 0
+
+
+@pytest.mark.parametrize("override", ["max_steps=0", "num_train_epochs=0", "num_train_epochs=.inf"])
+def test_neither_steps_nor_epochs_and_epochs_that_are_none_are_refused(write, settings, override):
+    with pytest.raises(ConfigError, match=r"max_steps|num_train_epochs"):
+        load_spec(write(), [override], settings)
+
+
+def test_a_run_of_epochs_is_resumed_by_the_spec_as_it_is_written(spec):
+    given = spec.model_copy(update={"max_steps": 0, "num_train_epochs": 2.0})
+    stored = given.with_steps(64)
+    assert as_resumed(given, stored) == stored
+    require_same(stored, as_resumed(given, stored))
+    changed = given.model_copy(update={"num_train_epochs": 3.0})
+    with pytest.raises(ConflictError) as caught:
+        require_same(stored, as_resumed(changed, stored))
+    assert "`num_train_epochs`" in caught.value.message
+    assert "`max_steps`" not in caught.value.message
+
+
+def test_epochs_of_data_that_have_changed_are_refused(spec):
+    stored = spec.model_copy(update={"max_steps": 0, "num_train_epochs": 2.0}).with_steps(64)
+    with pytest.raises(ConflictError) as caught:
+        stored.with_steps(80)
+    assert caught.value.code == "train.data_changed"
+    assert all(number in caught.value.message for number in ("80", "20", "16"))

@@ -9,6 +9,7 @@ from safetensors.torch import load as load_tensors
 from cluster.errors import ConflictError
 from train_jobs import optimizers, state
 from train_jobs.dataset import load_packed
+from train_jobs.layout import Whole
 from train_jobs.model import build, collate, load_base, summed_loss, trainable
 from train_jobs.spec import Optimizer, PeftSpec, QuantizationSpec
 from train_jobs.weights import ADAPTER_FILES, MODEL_FILES, WEIGHTS
@@ -32,6 +33,7 @@ class Trainer:
         self.spec = spec.model_copy(update=updates)
         self.model = build(self.spec, directory, base_ref)
         self.optimizer = optimizers.make_optimizer(self.spec, trainable(self.model))
+        self.layout = Whole(self.model, self.optimizer)
         self.packed = load_packed(str(data_file), directory, max_length=512)
 
     def train(self, first, last):
@@ -47,12 +49,16 @@ class Trainer:
         return found
 
     def files(self, step=3):
-        with state.Snapshots(self.model, self.optimizer).take() as snapshot:
+        with state.Snapshots(self.layout).take() as snapshot:
             files = state.encode(snapshot, position(step), [state.rng()])
             return {name: bytes(data) for name, data in files.items()}
 
     def restore(self, files, **changes):
-        return state.restore(files, self.model, self.optimizer, **(KNOWN | changes))
+        return state.restore(files, self.layout, **(KNOWN | changes))
+
+
+def tensors(trainer):
+    return [*trainer.layout.weights().values(), *trainer.layout.state().values()]
 
 
 def address(snapshot, name=WEIGHTS):
@@ -87,7 +93,7 @@ def test_a_peer_that_takes_the_tensors_over_goes_on_with_the_same_losses(trainer
     ours = trainer(**CASES[case])
     ours.train(1, 3)
     newcomer = trainer(**CASES[case], seed=7)
-    mine, its = (state.tensors(t.model, t.optimizer) for t in (ours, newcomer))
+    mine, its = (tensors(t) for t in (ours, newcomer))
     assert len(mine) == len(its) > 0
     with torch.no_grad():
         for source, target in zip(mine, its, strict=True):
@@ -100,7 +106,7 @@ def test_a_peer_that_takes_the_tensors_over_goes_on_with_the_same_losses(trainer
 def test_every_trained_weight_is_among_the_tensors(trainer):
     for case in CASES.values():
         made = trainer(**case)
-        storages = {tensor.data_ptr() for tensor in state.tensors(made.model, made.optimizer)}
+        storages = {tensor.data_ptr() for tensor in tensors(made)}
         assert {parameter.data_ptr() for parameter in trainable(made.model)} <= storages
 
 
@@ -154,7 +160,7 @@ def test_tied_weights_are_stored_once_under_transformers_names_and_stay_tied(tra
 def test_a_snapshot_is_of_its_moment_and_the_next_does_not_touch_it(trainer, case):
     ours = trainer(**CASES[case])
     ours.train(1, 1)
-    snapshots = state.Snapshots(ours.model, ours.optimizer)
+    snapshots = state.Snapshots(ours.layout)
     first = snapshots.take()
     files = state.encode(first, position(1), [])
     then = {name: bytes(data) for name, data in files.items()}
@@ -169,7 +175,7 @@ def test_a_snapshot_is_of_its_moment_and_the_next_does_not_touch_it(trainer, cas
 
 def test_a_third_snapshot_waits_until_one_is_released_and_memory_is_used_again(trainer):
     ours = trainer()
-    snapshots = state.Snapshots(ours.model, ours.optimizer)
+    snapshots = state.Snapshots(ours.layout)
     first, second = snapshots.take(), snapshots.take()
     addresses = [address(snapshot) for snapshot in (first, second)]
     assert len(set(addresses)) == 2
@@ -184,7 +190,7 @@ def test_a_third_snapshot_waits_until_one_is_released_and_memory_is_used_again(t
 
 def test_memory_made_ready_is_what_the_first_snapshot_uses(trainer):
     ours = trainer()
-    snapshots = state.Snapshots(ours.model, ours.optimizer)
+    snapshots = state.Snapshots(ours.layout)
     snapshots.prepare()
     snapshots.prepare()
     first, second = snapshots.take(), snapshots.take()
@@ -193,7 +199,7 @@ def test_memory_made_ready_is_what_the_first_snapshot_uses(trainer):
 
 def test_big_files_are_views_and_no_copies(trainer):
     ours = trainer(peft=None)
-    with state.Snapshots(ours.model, ours.optimizer).take() as snapshot:
+    with state.Snapshots(ours.layout).take() as snapshot:
         files = state.encode(snapshot, position(), [])
         for name in ("model.safetensors", "optimizer.safetensors"):
             assert isinstance(files[name], memoryview)
@@ -212,11 +218,11 @@ def test_changed_data_and_a_changed_base_are_refused_before_anything_moves(train
     files = trainer().files()
     theirs = trainer()
     theirs.train(1, 2)
-    before = [tensor.clone() for tensor in state.tensors(theirs.model, theirs.optimizer)]
+    before = [tensor.clone() for tensor in tensors(theirs)]
     with pytest.raises(ConflictError, match="xxxxxxxxxxxx") as caught:
         theirs.restore(files, **changes)
     assert caught.value.code == code
-    after = state.tensors(theirs.model, theirs.optimizer)
+    after = tensors(theirs)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +18,11 @@ import pytest
 
 import train_jobs
 from cluster.errors import LinnetError
-from train_jobs import audit, cancelling, driver, report, timeline
+from train_jobs import audit, cancelling, certificate, driver, report, timeline
+from train_jobs.certificate import Verdict
+from train_jobs.parallel import ParallelSpec, Strategy
 from train_jobs.run_files import RunFiles
-from train_jobs.spec import DataSpec, FaultTolerance, PublishSpec
+from train_jobs.spec import DataSpec, FaultTolerance, PublishSpec, WorkersSpec, parse_stored_spec
 
 # Ray Data, which Ray Train imports, warns of its own settings.
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
@@ -89,8 +93,10 @@ def test_a_run_that_loses_both_workers_in_turn_has_the_losses_of_one_that_lost_n
 ):
     calm = long_spec.model_copy(update={"run": "calm"})
     driver.train(calm, settings, stream=io.StringIO())
+    # At full strength only, so that the steps are not over before there is a second one to kill.
+    waiting = {"workers": WorkersSpec(min=2, max=2)}
     publishing = long_spec.model_copy(
-        update={"publish": PublishSpec(version="v2", adapter_version="v2-adapter")}
+        update={"publish": PublishSpec(version="v2", adapter_version="v2-adapter"), **waiting}
     )
     killer = kill_workers(files, [(25, 0), (65, 1)])
     result = driver.train(publishing, settings, stream=io.StringIO())
@@ -99,8 +105,9 @@ def test_a_run_that_loses_both_workers_in_turn_has_the_losses_of_one_that_lost_n
     told = report.describe("run-1", settings)
     assert told["status"] == "finished"
     assert [a["cause"] for a in told["attempts"]] == ["start", "recovery", "recovery"]
-    assert told["attempts"][1]["resumed_from_step"] >= 20
-    assert told["attempts"][2]["resumed_from_step"] >= 60
+    assert told["attempts"][1]["resumed_from_step"] >= 25
+    assert told["attempts"][2]["resumed_from_step"] >= 65
+    assert [c.verdict for c in certificate.read_certificates(files)] == [Verdict.EQUAL] * 2
     assert told["recovered_s"] > 0
     assert told["pids"] == []
     calm_files = RunFiles(files.storage, "calm")
@@ -115,13 +122,20 @@ def test_a_run_that_loses_both_workers_in_turn_has_the_losses_of_one_that_lost_n
     assert files.storage.read_bytes(files.plot).startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("tolerance", "strategy", "verdicts"),
+    [
+        (FaultTolerance.CONTINUE, "go_on_with_survivors", []),
+        (FaultTolerance.RESTART, "prove_and_go_on", [Verdict.EQUAL]),
+    ],
+)
 def test_survivors_go_on_at_once_take_the_newcomer_in_and_learn_the_same(
-    cluster, settings, store, long_spec, files
+    cluster, settings, store, long_spec, files, tolerance, strategy, verdicts
 ):
     spec = long_spec.model_copy(update={"max_steps": 900, "save_steps": 50, "peft": None})
     driver.train(spec.model_copy(update={"run": "calm"}), settings, stream=io.StringIO())
-    going_on = spec.model_copy(update={"fault_tolerance": FaultTolerance.CONTINUE})
-    killer = kill_workers(files, [(25, 0)])
+    going_on = spec.model_copy(update={"fault_tolerance": tolerance})
+    killer = kill_workers(files, [(75, 0)])
     driver.train(going_on, settings, stream=io.StringIO())
     killer.join()
 
@@ -132,9 +146,41 @@ def test_survivors_go_on_at_once_take_the_newcomer_in_and_learn_the_same(
     told = report.describe("run-1", settings)
     assert told["steps_redone"] == 0
     (receipt,) = told["receipts"]
-    assert (receipt["failure_class"], receipt["strategy"]) == ("worker_crash", "go_on_with_survivors")
+    assert (receipt["failure_class"], receipt["strategy"]) == ("worker_crash", strategy)
+    assert [c.verdict for c in certificate.read_certificates(files)] == verdicts
     proven = audit.audit_run("run-1", settings)
     assert (proven.lost, proven.repeated, proven.unproven, proven.steps) == (0, 0, 0, 900)
+
+
+def test_shards_that_lost_a_worker_go_back_and_have_the_losses_of_those_that_lost_none(
+    cluster, settings, store, long_spec, files
+):
+    spec = long_spec.model_copy(
+        update={
+            "max_steps": 60,
+            "eval_steps": 20,
+            "peft": None,
+            "parallel": ParallelSpec(strategy=Strategy.FSDP),
+        }
+    )
+    driver.train(spec.model_copy(update={"run": "calm"}), settings, stream=io.StringIO())
+    killer = kill_workers(files, [(25, 0)])
+    driver.train(spec, settings, stream=io.StringIO())
+    killer.join()
+
+    calm = RunFiles(files.storage, "calm")
+    assert len(losses(files)) == 60
+    assert losses(files) == losses(calm)
+    weights = [
+        f.storage.local_path(f"{f.checkpoints}/step_60/model.safetensors").read_bytes() for f in (files, calm)
+    ]
+    assert weights[0] == weights[1]
+    attempts = files.read_attempts()
+    assert [attempt.source for attempt in attempts] == ["checkpoint", "checkpoint"]
+    # The survivor kept its place, and with it its shard.
+    assert attempts[0].workers[1].pid == attempts[1].workers[1].pid
+    proven = audit.audit_run("run-1", settings)
+    assert (proven.lost, proven.repeated, proven.unproven, proven.steps) == (0, 0, 0, 60)
 
 
 def test_a_lost_checkpoint_is_skipped_and_changed_data_are_refused_at_once(
@@ -219,3 +265,29 @@ class TestScript:
         out, _ = conflicting.communicate(timeout=60)
         assert conflicting.returncode == 1
         assert "`max_steps`" in json.loads(out)["error"]["message"]
+
+
+def test_epochs_of_packs_survive_a_lost_worker_and_every_sample_is_proven(
+    cluster, settings, store, long_spec, files
+):
+    epochs = {"max_steps": 0, "num_train_epochs": 12.5, "packing": True, "max_length": 256}
+    batch = {"per_device_train_batch_size": 2, "save_steps": 5, "eval_steps": 10}
+    given = long_spec.model_copy(update=epochs | batch)
+    driver.train(given.model_copy(update={"run": "calm"}), settings, stream=io.StringIO())
+    out = io.StringIO()
+    killer = kill_workers(files, [(12, 1)])
+    result = driver.train(given, settings, stream=out)
+    killer.join()
+
+    stored = parse_stored_spec(files.storage.read_bytes(files.spec).decode(), files.spec)
+    packs = int(re.search(r"packed 64 samples in (\d+) rows", out.getvalue())[1])
+    assert packs < 64 / 2
+    assert (stored.num_train_epochs, stored.max_steps) == (12.5, math.ceil(12.5 * packs / 4))
+    assert result.step == stored.max_steps
+    assert losses(files) == losses(RunFiles(files.storage, "calm"))
+    told = report.describe("run-1", settings)
+    assert (told["status"], told["total_steps"]) == ("finished", stored.max_steps)
+    found = audit.audit(files, stored)
+    assert (found.is_proven, found.lost, found.repeated) == (True, 0, 0)
+    again = driver.train(given, settings, stream=io.StringIO())
+    assert (again.trained, again.step) == (False, stored.max_steps)

@@ -13,7 +13,7 @@ from typing import Any
 from cluster.errors import ConfigError
 from train_jobs.data.formats import Format
 from train_jobs.data.reading import detect_format, fingerprint, iter_examples, nothing_usable, usable
-from train_jobs.data.records import Dropped, Encoded, EncodedPair, Example, Pair, ids_by_reason
+from train_jobs.data.records import Dropped, Encoded, EncodedPair, Example, Pair, count_reasons, ids_by_reason
 from train_jobs.data.rendering import IGNORED, encode_all, encode_pairs
 from train_jobs.data.tables import split_files
 
@@ -110,7 +110,7 @@ def inspect(path: Path, tokenizer: Any | None, max_length: int | None) -> Inspec
         encoded = _encode(rows, found, tokenizer, max_length or sys.maxsize)
         view = _in_tokens(usable(encoded, dropped), tokenizer)
     if not view.lengths:
-        raise nothing_usable(path, dropped)
+        raise nothing_usable(path, count_reasons(dropped))
     view.lengths.sort()
     return Inspection(path, found, fingerprint(path), ids_by_reason(dropped), view)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from cluster.errors import ConfigError
 from train_jobs.data.formats import Format, convert, recognise
-from train_jobs.data.records import Dropped, Example, Pair, Place, count_reasons
+from train_jobs.data.records import Dropped, DroppedSink, Example, Pair, Place, count_reasons
 from train_jobs.data.tables import columns_of, data_files, rows_of
 
 Row = TypeVar("Row")
@@ -47,9 +47,7 @@ def _format_of(file: Path, wanted: Iterable[Format]) -> Format:
     columns = columns_of(file)
     if not columns:
         reasons = [row for row in rows_of(file) if isinstance(row, str)]
-        raise nothing_usable(
-            file, [Place(index, file.name).dropped(reason) for index, reason in enumerate(reasons)]
-        )
+        raise nothing_usable(file, count_reasons(Place(0, file.name).dropped(reason) for reason in reasons))
     return recognise(columns, f"`{file}`", wanted)
 
 
@@ -74,11 +72,11 @@ def read_examples(path: str | Path) -> Loaded:
     dropped: list[Dropped] = []
     examples: list[Example | Pair] = list(usable(iter_examples(path, data_format), dropped))
     if not examples:
-        raise nothing_usable(path, dropped)
+        raise nothing_usable(path, count_reasons(dropped))
     return Loaded(data_format, examples, dropped)
 
 
-def usable(rows: Iterable[Row | Dropped], dropped: list[Dropped]) -> Iterator[Row]:
+def usable(rows: Iterable[Row | Dropped], dropped: DroppedSink) -> Iterator[Row]:
     """The rows that are used, one at a time; the others are added to `dropped`."""
     for row in rows:
         if isinstance(row, Dropped):
@@ -87,9 +85,9 @@ def usable(rows: Iterable[Row | Dropped], dropped: list[Dropped]) -> Iterator[Ro
             yield row
 
 
-def nothing_usable(path: str | Path, dropped: list[Dropped]) -> ConfigError:
-    """The error of a dataset of which no row is left, with what became of its rows."""
-    reasons = ", ".join(f"{count} x {reason}" for reason, count in count_reasons(dropped).items())
+def nothing_usable(path: str | Path, dropped: Mapping[str, int]) -> ConfigError:
+    """The error of a dataset of which no row is left; `dropped` counts its rows by reason."""
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in dropped.items())
     return ConfigError(
         f"`{path}` has no usable row ({reasons or 'it is empty'}).",
         code="data.no_rows",

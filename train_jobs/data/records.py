@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -56,6 +57,14 @@ class Dropped:
     reason: str
     file: str = ""
     id: str = ""
+
+
+class DroppedSink(Protocol):
+    """What takes the rows that are not used: a list, or something that does not hold them all."""
+
+    def append(self, row: Dropped, /) -> object:
+        """Take one more."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from cluster.errors import ConfigError, NotFoundError, one_of
 from cluster.manifest import MANIFEST_NAME
+from train_jobs.data.json_arrays import JsonArrayError, elements
 
 _PEEKED_ROWS = 1000
 _SPLIT_NAMES = ("train", "validation", "valid", "dev", "test", "eval")
@@ -103,7 +104,7 @@ def _readable(file: Path) -> Iterator[None]:
 
     try:
         yield
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, pa.ArrowException, OSError) as error:
+    except (UnicodeDecodeError, csv.Error, JsonArrayError, pa.ArrowException, OSError) as error:
         raise ConfigError(
             f"`{file}` cannot be read as {file.suffix[1:]}: {str(error).splitlines()[0]}.",
             code="data.unreadable",
@@ -137,7 +138,7 @@ def _json(file: Path) -> Iterator[RowOrReason]:
         yield from _json_lines(file)
         return
     with _open_text(file) as stream:
-        for value in json.load(stream):
+        for value in elements(stream):
             yield value if isinstance(value, dict) else "not a JSON object"
 
 

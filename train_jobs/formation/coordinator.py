@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import Settings
 from cluster.errors import LinnetError
-from cluster.recovery.classes import Signal
 from cluster.storage import Storage
 from train_jobs.formation import ray_signals
+from train_jobs.formation.deaths import Deaths
 from train_jobs.formation.judging import Judge, Views
 from train_jobs.formation.messages import (
     Advanced,
@@ -22,11 +24,18 @@ from train_jobs.formation.messages import (
     Formed,
     Joined,
     Orders,
+    Raised,
 )
-from train_jobs.formation.roster import Form, Kill, Member, Roster, Rules
+from train_jobs.formation.probing import Probes
+from train_jobs.formation.roster import Form, Incident, Kill, Moved, Roster, Rules
+from train_jobs.formation.slowness import slow_member
+from train_jobs.ray_errors import in_one_sentence
 from train_jobs.run_files import AttemptRecord, RunFiles, WorkerRecord
 from train_jobs.sampling import step_samples
 from train_jobs.spec import FaultTolerance, TrainSpec
+
+if TYPE_CHECKING:
+    from train_jobs.encoded import EncodedData
 
 _LOG = logging.getLogger("train_jobs")
 _TICK_S = 0.2
@@ -41,9 +50,12 @@ def rules_of(spec: TrainSpec) -> Rules:
     return Rules(
         slots=spec.slots,
         min_workers=spec.min_workers,
+        min_live=spec.min_live,
         may_shrink=goes_on or spec.workers is not None,
-        keep_state=goes_on,
+        keep_state=not spec.is_sharded,
+        prove=not goes_on,
         hang_timeout_s=spec.failures.hang_timeout_s,
+        keep_places=spec.is_sharded,
     )
 
 
@@ -51,7 +63,7 @@ class Coordinator:
     """One launch of a run. It writes attempts and receipts; nothing else does."""
 
     def __init__(
-        self, spec: TrainSpec, settings: Settings, launch: str, committed_step: int, dataset: list[Any]
+        self, spec: TrainSpec, settings: Settings, launch: str, committed_step: int, dataset: EncodedData
     ) -> None:
         import torch.distributed as dist
 
@@ -60,29 +72,36 @@ class Coordinator:
         # It outlives every formation, so a new one needs no new meeting place.
         self._meeting = dist.TCPStore(ray_signals.own_address(), 0, is_master=True, wait_for_workers=False)
         last = max((record.attempt for record in self.files.read_attempts()), default=0)
-        self._spec, self._dataset = spec, dataset
-        views = Views(lambda: len(self.roster.current()), self._sample_ids, ray_signals.node_alive)
+        self._spec, self._settings, self._dataset = spec, settings, dataset
+        self._node = ray_signals.own_node()
+        views = Views(self._live, self._sample_ids, ray_signals.node_alive, self._node)
         self._judge = Judge(spec, self.files, committed_step, views)
         store = (ray_signals.own_address(), self._meeting.port)
-        self.roster = Roster(rules_of(spec), store, self._judge, first_attempt=last + 1)
+        self.roster = Roster(
+            rules_of(spec), store, self._judge, last + 1, self._node, committed_step=committed_step
+        )
         self._step = committed_step
         self._failed_starts = 0
-        self._node = ray_signals.own_node()
         self._changed = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
-        self._pings: dict[str, asyncio.Task[None]] = {}
+        self._deaths = Deaths(self.roster, self._act, self._node)
+        self._probes = Probes(ray_signals.node_answers, self._node)
 
     async def start(self) -> None:
         """Begin to look after the workers."""
         self._watching = asyncio.create_task(self._watch())
 
+    async def launched(self, workers: int) -> None:
+        """Ray Train is about to start so many worker processes."""
+        self.roster.launched(workers, time.time())
+
     async def may_warm_up(self) -> bool:
         """Whether a newcomer is wanted now; False to ask again.
 
-        Not while a formation that stands has yet to get past a failure: it needs the cores.
+        Not while a full formation has yet to get past a failure: it needs the cores more than a spare.
         """
         limit = time.monotonic() + _ANSWER_WITHIN_S
-        while self.roster.is_formed and not self.roster.ended and self._judge.is_recovering:
+        while self.roster.is_full and not self.roster.ended and self._judge.is_recovering:
             if time.monotonic() > limit:
                 return False
             await self._until_changed(_TICK_S)
@@ -101,7 +120,7 @@ class Coordinator:
         """The formation that a worker is in once it is newer than the one it left; None to ask again."""
         limit = time.monotonic() + _ANSWER_WITHIN_S
         while time.monotonic() < limit:
-            if self.roster.ended:
+            if self.roster.ended or self.roster.has_left(worker):
                 return self._end()
             found = self.roster.formation
             if found and self.roster.is_formed and found.generation > left and worker in found.workers:
@@ -116,31 +135,32 @@ class Coordinator:
     async def broken(self, told: Broken) -> None:
         """An exchange failed."""
         self.roster.broken(told.worker, told.generation, told.text, time.time())
-        self._look_here()
-        await self._ping_all()
+        await self._deaths.look()
         self._act()
 
-    async def raised(self, worker: str, generation: int, error: BaseException) -> None:
+    async def raised(self, told: Raised) -> None:
         """A worker's program failed; an error of ours that a repetition would meet again ends the run."""
-        if generation != self.roster.generation:
+        if told.generation != self.roster.generation:
             return
-        signal = ray_signals.signal_of(error)
-        if isinstance(error, LinnetError) and not error.retryable:
-            self.roster.end(error)
-        else:
-            self.roster.raised(worker, signal, f"{type(error).__name__}: {error}", time.time())
+        ours = told.error if isinstance(told.error, LinnetError) else None
+        signal = ray_signals.signal_of(told.error)
+        self.roster.raised(told.worker, signal, told.detail, time.time(), step=told.step, error=ours)
         self._act()
 
     async def could_not_start(self, rank: int, error: BaseException) -> None:
         """A worker did not get warm. One that never can must not be started for ever."""
         self._failed_starts += 1
-        if isinstance(error, LinnetError) and not error.retryable:
-            self.roster.end(error)
-        elif self._failed_starts >= _FAILED_STARTS:
-            told = f"Rank {rank} cannot start: {type(error).__name__}: {error}"
-            self.roster.end(
-                LinnetError(told, code="train.cannot_start", hint="Its whole traceback is in Ray's logs.")
+        final = error if isinstance(error, LinnetError) and not error.retryable else None
+        if final is None and self._failed_starts >= _FAILED_STARTS:
+            final = LinnetError(
+                f"Rank {rank} cannot start: {in_one_sentence(error)}",
+                code="train.cannot_start",
+                hint=f"{getattr(error, 'hint', '')} Its whole traceback is in Ray's logs.".lstrip(),
             )
+        if final is not None and not self.roster.ended:
+            now, signal = time.time(), ray_signals.signal_of(error)
+            told = Incident(signal, None, in_one_sentence(error), now, now, 0, error=final)
+            self.roster.end(self._judge(told).stop)
         self._act()
 
     async def formed(self, told: Formed) -> None:
@@ -168,21 +188,28 @@ class Coordinator:
 
     async def advanced(self, told: Advanced) -> None:
         """A step is done."""
-        if told.generation == self.roster.generation:
-            self._step = told.step
-            self._judge.advanced(told, time.time())
-            slow = self.roster.slow_member()
-            if slow:
-                self._judge.name_slow(*slow, time.time())
+        with self._heard():
+            if told.generation == self.roster.generation:
+                self._step = told.step
+                self._judge.advanced(told, time.time())
+                slow = slow_member(self.roster.current())
+                if slow:
+                    self._judge.name_slow(*slow, time.time())
 
     async def committed(self, step: int) -> None:
         """A checkpoint is complete."""
-        self._judge.committed(step)
-        self.roster.committed()
+        with self._heard():
+            self._judge.committed(step, time.time())
+            self.roster.committed(step)
+
+    async def committed_step(self) -> int:
+        """The newest checkpoint's step."""
+        return self._judge.committed_step
 
     async def finished(self, step: int) -> None:
         """The run is at its last step."""
         self._step = step
+        self._judge.finished(time.time())
         self.roster.end(None)
         self._act()
 
@@ -190,13 +217,27 @@ class Coordinator:
         """How it ended; None while it has not."""
         return self._end() if self.roster.ended else None
 
-    def _sample_ids(self, step: int) -> list[str]:
-        import ray
+    def _live(self) -> int:
+        return len(self.roster.current())
 
-        (reference,) = self._dataset
-        ids = ray.get(reference).ids
+    def _sample_ids(self, step: int) -> list[str]:
+        from train_jobs.encoded import open_encoded
+
+        ids = open_encoded(self._dataset, self._settings).ids
         batch = self._spec.global_batch_size
         return [ids[i] for i in step_samples(self._spec.seed, step, dataset_size=len(ids), batch_size=batch)]
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Nobody waits for the answer: what is raised ends the run, which must not go on unrecorded."""
+        try:
+            yield
+        except Exception as error:
+            _LOG.exception("the coordinator cannot keep account of the run")
+            text = f"The coordinator cannot keep account of the run: {in_one_sentence(error)}"
+            hint = getattr(error, "hint", "") or "The same command resumes the run."
+            self.roster.end(LinnetError(text, code="train.coordinator", hint=hint, retryable=True))
+            self._act()
 
     def _end(self) -> End:
         return End(self._step, self.roster.ended if isinstance(self.roster.ended, LinnetError) else None)
@@ -213,47 +254,24 @@ class Coordinator:
             await asyncio.sleep(_TICK_S)
             ticks += 1
             try:
-                self._look_here()
-                await self._ping_all()
+                await self._deaths.look()
+                self.roster.unreachable = self._probes.look(self.roster.silent_nodes(time.time()))
                 if ticks % _DRAIN_EVERY_TICKS == 0:
-                    self.roster.draining(ray_signals.draining_nodes())
+                    threads = self._spec.threads_per_worker
+                    drains, room = await asyncio.to_thread(ray_signals.surroundings, threads)
+                    self.roster.draining(drains, room, time.time())
                 self._act()
             except Exception:
                 _LOG.exception("the coordinator's watch")
-
-    def _look_here(self) -> None:
-        """The system knows of a process of this node before Ray tells."""
-        for member in list(self.roster.members.values()):
-            joined = member.joined
-            if joined.node_id == self._node and not member.is_dead and not ray_signals.is_running(joined.pid):
-                self.roster.lost(
-                    joined.worker, Signal.PROCESS_EXIT, f"pid {joined.pid} has ended", time.time()
-                )
-
-    async def _ping_all(self) -> None:
-        """Ray knows at once of a process that ended; a ping that is not answered yet is left pending."""
-        for member in list(self.roster.members.values()):
-            worker = member.joined.worker
-            if not member.is_dead and worker not in self._pings:
-                self._pings[worker] = asyncio.create_task(self._ping(member))
-        if self._pings:
-            await asyncio.wait(self._pings.values(), timeout=0.05)
-
-    async def _ping(self, member: Member) -> None:
-        worker = member.joined.worker
-        try:
-            await member.joined.handle.__ray_ready__.remote()
-        except Exception as error:
-            self.roster.lost(worker, Signal.PROCESS_EXIT, ray_signals.death(error), time.time())
-            self._act()
-        finally:
-            self._pings.pop(worker, None)
 
     def _act(self) -> None:
         for effect in self.roster.tick(time.time()):
             if isinstance(effect, Kill):
                 task = asyncio.create_task(self._kill(effect))
                 task.add_done_callback(lambda done: done.exception())
+            elif isinstance(effect, Moved):
+                self._judge.moved(time.time())
+                _LOG.info("workers leave%s", ", for a new launch" if self.roster.relaunching else "")
             elif isinstance(effect, Form):
                 self._judge.forming(effect.formation, time.time())
         # Whoever waits looks again, and those that wait anew wait for the next change.
@@ -268,8 +286,10 @@ class Coordinator:
         self._judge.ended(joined.worker, stack, time.time())
 
 
-def create(spec: TrainSpec, settings: Settings, launch: str, committed_step: int, dataset: Any) -> Any:
-    """Start the coordinator on this node; it ends with the driver. `dataset` is a reference."""
+def create(
+    spec: TrainSpec, settings: Settings, launch: str, committed_step: int, dataset: EncodedData
+) -> Any:
+    """Start the coordinator on this node; it ends with the driver."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -277,8 +297,7 @@ def create(spec: TrainSpec, settings: Settings, launch: str, committed_step: int
     actor = (
         ray.remote(Coordinator)
         .options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
-        # In a list a reference is handed over as it is, and fetched when sample ids are asked for.
-        .remote(spec, settings, launch, committed_step, [dataset])
+        .remote(spec, settings, launch, committed_step, dataset)
     )
     ray.get(actor.start.remote())
     return actor

@@ -96,6 +96,32 @@ class Group:
             data = torch.empty(int(length), dtype=torch.uint8)
         return pickle.loads(self.broadcast(data, source).numpy().tobytes())
 
+    def join_parts(self, whole: torch.Tensor, part: torch.Tensor) -> None:
+        """Fill `whole`, of shape (size * length,), with every rank's `part` of shape (length,)."""
+        parts = list(whole.split(part.numel()))
+        self._wait(lambda: self._backend.allgather([parts], [part]), (whole, part))
+
+    def sum_parts(self, part: torch.Tensor, whole: torch.Tensor) -> None:
+        """Fill `part` with this rank's part of the sum of every member's `whole`, added in rank order."""
+        got = torch.empty_like(whole)
+        self._wait(lambda: self._backend.alltoall_base(got, whole, [], []), (got, whole))
+        part.copy_(_added(got.split(part.numel())))
+
+    def collect(self, part: torch.Tensor, root: int) -> list[torch.Tensor]:
+        """Every rank's `part`, all of one shape, on the rank `root`; nothing elsewhere."""
+        options = dist.GatherOptions()
+        options.rootRank = root
+        parts = [torch.empty_like(part) for _ in range(self.size)] if self.rank == root else []
+        self._wait(lambda: self._backend.gather([parts] if parts else [], [part], options), (parts, part))
+        return parts
+
+    def deal(self, part: torch.Tensor, parts: list[torch.Tensor] | None, root: int) -> torch.Tensor:
+        """Fill `part` with this rank's one of `parts`, which the rank `root` gives."""
+        options = dist.ScatterOptions()
+        options.rootRank = root
+        self._wait(lambda: self._backend.scatter([part], [parts] if parts else [], options), (part, parts))
+        return part
+
     def raise_together(self, error: LinnetError | None) -> None:
         """Raise on every member what any of them brings, so that none waits for one that gave up."""
         for found in self.gather(error):

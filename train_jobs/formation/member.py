@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from train_jobs.formation.messages import (
@@ -17,7 +19,9 @@ from train_jobs.formation.messages import (
     Joined,
     Orders,
     Phase,
+    Raised,
 )
+from train_jobs.ray_errors import in_one_sentence, unwrap
 
 _BEAT_S = 0.25
 _CALL_TIMEOUT_S = 60.0
@@ -79,6 +83,14 @@ class Member:
         self._phase, self._marks = phase, self._marks + 1
         self._step = self._step if step is None else step
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within what is being done, others are waited for."""
+        phase = self._phase
+        self.mark(Phase.EXCHANGING)
+        yield
+        self.mark(phase)
+
     def is_over(self) -> bool:
         """Whether the formation was dissolved."""
         return self._orders.dissolved or self._is_alone
@@ -101,17 +113,17 @@ class Member:
         """As rank 0: the formation goes on from `step`."""
         self._call("formed", Formed(self._generation, step, tuple(skipped), restored_s))
 
-    def advanced(self, step: int, seconds: float, verdict: str) -> None:
-        """As rank 0: a step is done; not waited for."""
-        self._coordinator.advanced.remote(Advanced(self._generation, step, seconds, verdict))
+    def advanced(self, step: int, seconds: float, verdict: str, skipped: str = "") -> None:
+        """As rank 0: a step is done; not waited for, and what goes wrong with it ends the run there."""
+        self._coordinator.advanced.remote(Advanced(self._generation, step, seconds, verdict, skipped))
 
     def committed(self, step: int) -> None:
-        """As rank 0: a checkpoint is complete; not waited for."""
-        self._coordinator.committed.remote(step)
+        """As rank 0: a checkpoint is complete. Waited for, so that nobody leaves before it is known."""
+        self._call("committed", step)
 
     def raised(self, error: BaseException) -> None:
-        """This worker's program failed."""
-        self._call("raised", self.name, self._generation, error)
+        """This worker's program failed in the step in hand."""
+        self._call("raised", Raised(self.name, self._generation, self._step, error, in_one_sentence(error)))
 
     def finished(self, step: int) -> None:
         """As rank 0: the run is at its last step, committed."""
@@ -125,6 +137,8 @@ class Member:
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
             self._is_alone = True
             raise CoordinatorLostError(str(error)) from error
+        except ray.exceptions.RayTaskError as error:
+            raise unwrap(error) or error from error
 
     def _beat(self) -> None:
         pause = threading.Event()

@@ -45,7 +45,8 @@ class Joined:
 class Formation:
     """Members by rank. `source_rank` holds the state when it comes from a peer.
 
-    `microbatch_divisor` cuts microbatches smaller after one of them did not fit into memory.
+    `microbatch_divisor` cuts microbatches smaller after one of them did not fit into memory. `prove`: a
+    committed step is repeated before the formation trains.
     """
 
     generation: int
@@ -55,6 +56,7 @@ class Formation:
     source: Source
     source_rank: int
     microbatch_divisor: int
+    prove: bool = False
 
     @property
     def size(self) -> int:
@@ -64,7 +66,7 @@ class Formation:
 
 @dataclass(frozen=True)
 class End:
-    """There is nothing more to do; `error` is why, None when the run reached its last step."""
+    """There is nothing more to do for this process; `error` is why, where one ended the run."""
 
     step: int
     error: LinnetError | None = None
@@ -104,6 +106,20 @@ class Broken:
 
 
 @dataclass(frozen=True)
+class Raised:
+    """A member's word that its program failed, in the step that it had in hand.
+
+    `detail` tells the causes too, which an error leaves behind when it crosses Ray.
+    """
+
+    worker: str
+    generation: int
+    step: int
+    error: BaseException
+    detail: str
+
+
+@dataclass(frozen=True)
 class Formed:
     """Rank 0's word on what a formation goes on from."""
 
@@ -115,9 +131,13 @@ class Formed:
 
 @dataclass(frozen=True)
 class Advanced:
-    """Rank 0's word on a step that all members have taken; `verdict` on those that it repeats."""
+    """Rank 0's word on a step that all members have taken.
+
+    `verdict` is on those that it repeats, `skipped` says why its batch was left out.
+    """
 
     generation: int
     step: int
     seconds: float
     verdict: str
+    skipped: str = ""

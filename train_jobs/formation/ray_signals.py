@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 
 import psutil
 
-from cluster.errors import StorageError
+from cluster.errors import LinnetError, StorageError
 from cluster.recovery.classes import Signal
 from train_jobs.stacks import python_stack
 
 _END_TIMEOUT_S = 8.0
+_CONNECT_TIMEOUT_S = 1.0
+_BAD_LOSSES = {"train.not_finite": Signal.NOT_FINITE, "train.bad_loss": Signal.SPIKE}
 
 
 def own_address() -> str:
@@ -54,6 +57,41 @@ def node_alive(node_id: str) -> bool | None:
     return next((bool(node["Alive"]) for node in ray.nodes() if node["NodeID"] == node_id), None)
 
 
+def node_answers(node_id: str) -> bool:
+    """Whether the raylet of a node takes a connection; not where Ray no longer has such a node."""
+    import ray
+
+    for node in ray.nodes():
+        if node["NodeID"] == node_id and node["Alive"]:
+            try:
+                address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+                socket.create_connection(address, _CONNECT_TIMEOUT_S).close()
+                return True
+            except OSError:
+                return False
+    return False
+
+
+def room(threads_per_worker: int, draining: set[str]) -> int:
+    """How many more workers Ray could place now on nodes that stay.
+
+    Ray 2.60 has no public call for what is free on each node.
+    """
+    from ray._private.state import available_resources_per_node
+
+    return sum(
+        int(free.get("CPU", 0.0) // threads_per_worker)
+        for node, free in available_resources_per_node().items()
+        if node not in draining
+    )
+
+
+def surroundings(threads_per_worker: int) -> tuple[set[str], int]:
+    """Nodes that drain, and how many more workers the others have room for."""
+    drains = draining_nodes()
+    return drains, room(threads_per_worker, drains)
+
+
 def death(error: BaseException) -> str:
     """Why an actor does not answer, from the error of a call to it; without the guesses that Ray adds."""
     text = " ".join(str(error).split())
@@ -62,6 +100,8 @@ def death(error: BaseException) -> str:
 
 def signal_of(error: BaseException) -> Signal:
     """What kind of failure a worker's own exception is."""
+    if isinstance(error, LinnetError) and error.code in _BAD_LOSSES:
+        return _BAD_LOSSES[error.code]
     text = f"{type(error).__name__} {error}".lower()
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return Signal.OUT_OF_MEMORY

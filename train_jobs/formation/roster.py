@@ -5,135 +5,98 @@ Every method takes the time; what has to be done about the world comes back from
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from statistics import median
+from dataclasses import InitVar, dataclass, field
+from typing import Any
 
 from cluster.errors import LinnetError
 from cluster.recovery.classes import Signal
+from train_jobs.formation.crew import (
+    Effect,
+    Form,
+    Incident,
+    Judge,
+    Kill,
+    Member,
+    Moved,
+    Rules,
+    Verdict,
+    seated,
+)
+from train_jobs.formation.leaving import Leaving, Surroundings
 from train_jobs.formation.messages import Beat, Formation, Joined, Orders, Phase, Source
 
+__all__ = ["Form", "Incident", "Kill", "Member", "Moved", "Roster", "Rules", "Verdict"]
+
 _GATHERING_S = 10.0
-_SLOWER = 1.8
-_SLOWER_BY_S = 0.2
-_SLOW_STEPS = 5
 _PATIENCE = 5.0
 _ALONE = 3.0
 _BEAT_LIMIT_SHARE = 0.5
 # A process that imports on a busy machine may be silent for this long.
 _LEAST_SILENCE_S = 4.0
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What the spec says of who trains. `may_shrink`: fewer than `slots` go on without waiting."""
-
-    slots: int
-    min_workers: int
-    may_shrink: bool
-    keep_state: bool
-    hang_timeout_s: float
-
-
-@dataclass
-class Member:
-    """A worker as the coordinator knows it.
-
-    `state_step` is the step its own state is at, if it has any; `raised_in` the generation in which its
-    program failed, after which its end is no news.
-    """
-
-    joined: Joined
-    last_beat_at: float
-    last_mark_at: float
-    beat: Beat | None = None
-    is_ready: bool = False
-    is_dead: bool = False
-    is_draining: bool = False
-    state_step: int | None = None
-    raised_in: int = 0
-    slow_steps: int = 0
-    judged_step: int = 0
-    was_named: bool = False
-
-    @property
-    def phase(self) -> Phase:
-        """What it says it is doing."""
-        return self.beat.phase if self.beat else Phase.WARMING
-
-
-@dataclass(frozen=True)
-class Incident:
-    """Something went wrong with a formation; `victim` is None when nobody is to blame."""
-
-    signal: Signal
-    victim: Member | None
-    detail: str
-    last_sign_at: float
-    at: float
-    generation: int
-    peers_waiting: int = 0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is to be done about an incident."""
-
-    wait_s: float = 0.0
-    stop: LinnetError | None = None
-    shrink_microbatch: bool = False
-
-
-@dataclass(frozen=True)
-class Kill:
-    """End a worker that does not answer, after its stack has been taken down where `with_stack`."""
-
-    member: Member
-    with_stack: bool
-
-
-@dataclass(frozen=True)
-class Form:
-    """A new formation is to be announced."""
-
-    formation: Formation
-
-
-Effect = Kill | Form
-Judge = Callable[[Incident], Verdict]
+_ASK_THE_NODE_AFTER_S = 2.0
 
 
 @dataclass
 class Roster:
-    """The members of a run. `judge` decides about incidents and keeps their receipts."""
+    """The members of a run. `judge` decides about incidents and keeps their receipts.
+
+    `unreachable` are nodes of which nothing answers; `relaunching`: all were released, and new processes
+    will come.
+    """
 
     rules: Rules
     store: tuple[str, int]
     judge: Judge
     first_attempt: int = 1
+    driver_node: str = ""
+    committed_step: InitVar[int] = 0
     members: dict[str, Member] = field(default_factory=dict)
     formation: Formation | None = None
     is_formed: bool = False
     ended: LinnetError | bool = False
+    relaunching: bool = False
+    unreachable: set[str] = field(default_factory=set)
     _rollback: bool = False
+    _is_proof_due: bool = False
     _not_before: float = 0.0
     _first_ready_at: float | None = None
     _dissolved_at: float = 0.0
     _divisor: int = 1
     _longest_mark_s: float = 0.0
     _unexplained: str = ""
-    _drained: set[str] = field(default_factory=set)
+    _gathers: bool = True
     _effects: list[Effect] = field(default_factory=list)
+
+    def __post_init__(self, committed_step: int) -> None:
+        self.leaving = Leaving(self.rules, self.judge, self.driver_node, committed_step=committed_step)
 
     @property
     def generation(self) -> int:
         """Number of the newest formation; 0 before the first."""
         return self.formation.generation if self.formation else 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a formation at full strength stands."""
+        return self.is_formed and self.formation is not None and self.formation.size == self.rules.slots
+
     def current(self) -> list[Member]:
         """The living members of the newest formation."""
         names = self.formation.workers if self.formation else ()
         return [self.members[name] for name in names if not self.members[name].is_dead]
+
+    def launched(self, workers: int, now: float) -> None:
+        """Ray Train starts so many processes; those of a launch before have ended."""
+        if self.relaunching:
+            for member in self.members.values():
+                member.release()
+        self.relaunching, self._gathers, self._first_ready_at = False, True, None
+        self.leaving.start(workers, now)
+
+    def has_left(self, worker: str) -> bool:
+        """Whether a worker has nothing more to do here."""
+        member = self.members.get(worker)
+        return self.relaunching or (member is not None and member.was_released)
 
     def join(self, joined: Joined, now: float) -> None:
         """A worker is warm; whoever had its rank before is gone."""
@@ -166,8 +129,8 @@ class Roster:
         old = beat.generation < self.generation or not self.is_formed
         return Orders(
             dissolved=beat.generation > 0 and (old or bool(self.ended)),
-            regroup=self.is_formed and self._has_room_for_another(),
-            commit_now=any(m.is_draining and m.joined.node_id not in self._drained for m in self.current()),
+            regroup=self.is_formed and (self.leaving.is_wanted or self._has_room_for_another()),
+            commit_now=self.leaving.has_to_commit(self.current()),
         )
 
     def lost(self, worker: str, signal: Signal, detail: str, now: float) -> None:
@@ -186,21 +149,30 @@ class Roster:
             self._dissolve(now)
             self._unexplained = text
 
-    def raised(self, worker: str, signal: Signal, detail: str, now: float) -> None:
-        """A member's own program failed; it stays, and waits for the next formation."""
+    def raised(self, worker: str, signal: Signal, detail: str, now: float, **known: Any) -> None:
+        """A member's own program failed; it stays, and waits for the next formation.
+
+        `known` are further fields of the incident.
+        """
         member = self.members.get(worker)
         if member and self.formation and worker in self.formation.workers and not self.ended:
             member.raised_in = self.generation
-            self._incident(signal, member, detail, now)
+            self._incident(signal, member, detail, now, **known)
 
-    def draining(self, nodes: set[str]) -> None:
-        """Nodes that Ray is about to take away."""
-        for member in self.members.values():
-            member.is_draining = member.joined.node_id in nodes
+    def draining(self, nodes: set[str], room: int, now: float) -> None:
+        """Nodes that Ray is about to take away, and how many more workers the others have room for."""
+        if self.is_formed and not self.ended:
+            living = [member for member in self.members.values() if not member.is_dead]
+            seen = Surroundings(nodes, room, self.generation, now)
+            self.leaving.look(living, self.current(), seen)
 
-    def committed(self) -> None:
+    def committed(self, step: int) -> None:
         """A checkpoint is complete: what drains may go."""
-        self._drained |= {m.joined.node_id for m in self.current() if m.is_draining}
+        self.leaving.committed(step, self.current())
+
+    def silent_nodes(self, now: float) -> set[str]:
+        """Nodes whose answer would tell whether a member of theirs hangs or is cut off."""
+        return {m.joined.node_id for m in self.current() if now - m.last_beat_at > _ASK_THE_NODE_AFTER_S}
 
     def end(self, error: LinnetError | None) -> None:
         """Nothing more is to be done."""
@@ -208,7 +180,7 @@ class Roster:
 
     def tick(self, now: float) -> list[Effect]:
         """Look after everybody; the effects are for the caller to carry out, once each."""
-        if not self.ended:
+        if not self.ended and not self.relaunching:
             self._watch(now)
             self._form(now)
         effects, self._effects = self._effects, []
@@ -217,9 +189,12 @@ class Roster:
     def _watch(self, now: float) -> None:
         limit = max(self.rules.hang_timeout_s, _PATIENCE * self._longest_mark_s)
         for member in self.current():
-            silent = now - member.last_beat_at
-            if silent > max(self.rules.hang_timeout_s * _BEAT_LIMIT_SHARE, _LEAST_SILENCE_S):
-                self._take_out(member, Signal.NO_HEARTBEAT, f"no sign of life for {silent:.1f} s", now)
+            silent, is_cut_off = now - member.last_beat_at, member.joined.node_id in self.unreachable
+            share = 0.0 if is_cut_off else _BEAT_LIMIT_SHARE
+            if silent > max(self.rules.hang_timeout_s * share, _LEAST_SILENCE_S):
+                where = ", nor of its node" if is_cut_off else ""
+                told = f"no sign of life for {silent:.1f} s{where}"
+                self._take_out(member, Signal.NO_HEARTBEAT, told, now)
             elif not self.is_formed and not member.is_ready and now - self._dissolved_at > limit:
                 stuck = f"did not leave the broken formation for {now - self._dissolved_at:.1f} s"
                 self._take_out(member, Signal.NO_PROGRESS, stuck, now)
@@ -248,35 +223,17 @@ class Roster:
     ) -> None:
         member.is_dead, member.is_ready = True, False
         self._effects.append(Kill(member, with_stack=True))
-        self._incident(signal, member, detail, now, peers_waiting)
+        answers = False if member.joined.node_id in self.unreachable else None
+        self._incident(signal, member, detail, now, peers_waiting=peers_waiting, node_answers=answers)
 
-    def slow_member(self) -> tuple[Member, float] | None:
-        """A member that computes much longer than the others step after step, told once; how many times."""
-        times = {m.joined.worker: m.beat.compute_s for m in self.current() if m.beat and m.beat.compute_s > 0}
-        for member in self.current():
-            others = [value for worker, value in times.items() if worker != member.joined.worker]
-            step = member.beat.step if member.beat else 0
-            if not others or step == member.judged_step:
-                continue
-            member.judged_step = step
-            own, usual = times.get(member.joined.worker, 0.0), median(others)
-            is_slow = own > _SLOWER * usual and own - usual > _SLOWER_BY_S
-            member.slow_steps = member.slow_steps + 1 if is_slow else 0
-            if member.slow_steps >= _SLOW_STEPS and not member.was_named:
-                member.was_named = True
-                return member, own / usual
-        return None
-
-    def _incident(
-        self, signal: Signal, victim: Member | None, detail: str, now: float, peers_waiting: int = 0
-    ) -> None:
-        last_sign = victim.last_mark_at if victim else now
+    def _incident(self, signal: Signal, victim: Member | None, detail: str, now: float, **known: Any) -> None:
+        """Stop, and have it judged; `known` are further fields of the incident."""
+        last_sign = min(victim.last_mark_at if victim else now, now)
         self._dissolve(now)
         self._unexplained = ""
         self._rollback = self._rollback or not self.rules.keep_state
-        verdict = self.judge(
-            Incident(signal, victim, detail, min(last_sign, now), now, self.generation, peers_waiting)
-        )
+        self._is_proof_due = self.rules.prove
+        verdict = self.judge(Incident(signal, victim, detail, last_sign, now, self.generation, **known))
         self._not_before = max(self._not_before, now + verdict.wait_s)
         self._divisor *= 2 if verdict.shrink_microbatch else 1
         if verdict.stop:
@@ -301,6 +258,8 @@ class Roster:
         if self._unexplained:
             self._incident(Signal.COLLECTIVE_ERROR, None, self._unexplained, now)
             return
+        if self.leaving.is_wanted and self._leave(now):
+            return
         chosen = self._ready_members()[: self.rules.slots]
         if len(chosen) < self.rules.slots and not self._may_form_short(len(chosen), now):
             return
@@ -312,6 +271,8 @@ class Roster:
                 m.joined.rank,
             )
         )
+        if self.rules.keep_places:
+            chosen = seated(chosen, before)
         steps = [-1 if m.state_step is None else m.state_step for m in chosen]
         from_peer = max(steps) >= 0 and not self._rollback
         formation = Formation(
@@ -322,15 +283,33 @@ class Roster:
             source=Source.PEER if from_peer else Source.CHECKPOINT,
             source_rank=steps.index(max(steps)) if from_peer else 0,
             microbatch_divisor=self._divisor,
+            prove=from_peer and self._is_proof_due,
         )
         for member in chosen:
             member.is_ready, member.last_mark_at = False, now
         self.formation, self.is_formed, self._rollback = formation, True, False
+        self._is_proof_due = False
+        self._gathers = False
         self._effects.append(Form(formation))
 
     def _may_form_short(self, count: int, now: float) -> bool:
+        if not self._gathers:
+            return count >= self.rules.min_live
         if count < self.rules.min_workers or not self.rules.may_shrink:
             return False
-        if self.formation is not None:
+        if 0 < self.leaving.launched <= count:
             return True
         return self._first_ready_at is not None and now - self._first_ready_at > _GATHERING_S
+
+    def _leave(self, now: float) -> bool:
+        """Everybody has stopped after a step; True when nobody is to train on in this launch."""
+        ready = self._ready_members()
+        goes = self.leaving.who_goes(ready, now)
+        for member in goes:
+            member.release()
+        self.relaunching = bool(goes) and len(goes) == len(ready)
+        if goes:
+            # Where survivors go back to the newest commit, that is the step at which they are.
+            self._rollback = self._rollback or not self.rules.keep_state
+            self._effects.append(Moved())
+        return self.relaunching

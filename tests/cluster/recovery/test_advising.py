@@ -41,6 +41,7 @@ def test_a_lost_rank_of_which_nothing_dominates_asks_to_continue():
     assert told.startswith("fault_tolerance: continue")
     assert "9.0 of 10.0 s" in told
     assert advise(receipt(waited_s=3.0), facts(tolerance="continue")).startswith("none")
+    assert advise(receipt(waited_s=3.0), facts(may_continue=False)).startswith("none")
 
 
 def test_what_is_as_cheap_as_it_gets_is_left_alone():

@@ -21,25 +21,26 @@ def past(step=27, committed_step=20, failure_class=FailureClass.WORKER_CRASH, at
     )
 
 
-def test_restart_goes_back_to_the_commit_and_says_what_that_costs():
-    told = decide(situation())
+def test_who_has_but_a_part_goes_back_to_the_commit_and_says_what_that_costs():
+    told = decide(situation(state_survives=False))
     assert (told.strategy, told.reason) == (Strategy.RESTART_FROM_COMMIT, Reason.TRANSIENT)
     assert told.wait_s == 0
     assert "commit of step 20, 7 steps done again" in told.sentence
     assert "A new worker" in told.sentence
-    assert "A warm standby" in decide(situation(standby=1)).sentence
+    assert "A warm standby" in decide(situation(standby=1, state_survives=False)).sentence
 
 
-def test_an_elastic_group_restarts_without_the_lost():
+def test_restart_proves_itself_and_goes_on_without_the_lost():
     told = decide(situation(min_workers=1))
-    assert told.strategy is Strategy.RESTART_FROM_COMMIT
-    assert told.sentence.startswith("1 worker go")
+    assert (told.strategy, told.reason, told.wait_s) == (Strategy.PROVE_AND_GO_ON, Reason.TRANSIENT, 0)
+    assert told.sentence.startswith("1 of 2 workers repeat a committed step")
+    assert "no step is done again" in told.sentence
 
 
 def test_continue_goes_on_with_whoever_is_left():
     told = decide(situation(tolerance="continue", live=2, min_workers=1, slots=3))
     assert told.strategy is Strategy.GO_ON_WITH_SURVIVORS
-    assert "2 workers of 3 go on at step 28" in told.sentence
+    assert "2 of 3 workers go on at step 28" in told.sentence
 
 
 def test_continue_waits_while_too_few_are_left():
@@ -54,7 +55,7 @@ def test_without_any_survivor_the_commit_is_all_there_is():
 
 
 def test_a_hung_rank_is_replaced_or_left_behind():
-    assert decide(situation(FailureClass.HUNG_RANK)).strategy is Strategy.REPLACE_RANK
+    assert decide(situation(FailureClass.HUNG_RANK, min_workers=1)).strategy is Strategy.REPLACE_RANK
     going_on = situation(FailureClass.HUNG_RANK, tolerance="continue", min_workers=1)
     assert decide(going_on).strategy is Strategy.GO_ON_WITH_SURVIVORS
 
@@ -66,15 +67,15 @@ def test_a_hung_rank_is_replaced_or_left_behind():
         (FailureClass.SLOW_RANK, Strategy.NAME_ONLY, Reason.HARMLESS),
         (FailureClass.STORAGE_REFUSED, Strategy.RETRY_STORAGE, Reason.TRANSIENT),
         (FailureClass.OUT_OF_MEMORY, Strategy.SHRINK_MICROBATCH, Reason.TOO_LARGE),
-        (FailureClass.NODE_LOST, Strategy.RESTART_FROM_COMMIT, Reason.TRANSIENT),
-        (FailureClass.NETWORK_STALL, Strategy.RESTART_FROM_COMMIT, Reason.TRANSIENT),
-        (FailureClass.PROGRAM_ERROR, Strategy.RESTART_FROM_COMMIT, Reason.TRANSIENT),
+        (FailureClass.NODE_LOST, Strategy.PROVE_AND_GO_ON, Reason.TRANSIENT),
+        (FailureClass.NETWORK_STALL, Strategy.PROVE_AND_GO_ON, Reason.TRANSIENT),
+        (FailureClass.PROGRAM_ERROR, Strategy.PROVE_AND_GO_ON, Reason.TRANSIENT),
         (FailureClass.DRIVER_LOST, Strategy.RESTART_FROM_COMMIT, Reason.TRANSIENT),
         (FailureClass.HEAD_LOST, Strategy.RESTART_FROM_COMMIT, Reason.TRANSIENT),
     ],
 )
 def test_classes_have_their_strategy(failure_class, strategy, reason):
-    told = decide(situation(failure_class))
+    told = decide(situation(failure_class, min_workers=1))
     assert (told.strategy, told.reason, told.wait_s) == (strategy, reason, 0)
 
 
@@ -100,6 +101,26 @@ def test_a_bad_loss_stops_unless_the_spec_lets_it_be_skipped():
     applied = decide(situation(FailureClass.BAD_LOSS, may_skip=True, is_applied=True))
     assert applied.strategy is Strategy.STEP_BACK_AND_SKIP
     assert "commit of step 20" in applied.sentence
+
+
+def test_skipped_batches_spend_nothing():
+    history = tuple(past(failure_class=FailureClass.BAD_LOSS) for _ in range(9))
+    skipped = decide(situation(FailureClass.BAD_LOSS, max_failures=0, may_skip=True))
+    assert skipped.strategy is Strategy.SKIP_BATCH
+    assert without_progress(situation(history=history)) == ()
+
+
+def test_an_error_that_would_come_again_stops_at_once():
+    told = decide(situation(FailureClass.PROGRAM_ERROR, is_final=True))
+    assert (told.strategy, told.reason) == (Strategy.STOP, Reason.NOT_RETRYABLE)
+    bad = decide(situation(FailureClass.BAD_LOSS, is_final=True))
+    assert bad.reason is Reason.AS_SPECIFIED
+
+
+def test_a_draining_node_without_another_place_is_stayed_on():
+    told = decide(situation(FailureClass.NODE_DRAINING, may_move=False))
+    assert (told.strategy, told.reason) == (Strategy.COMMIT_THEN_MOVE, Reason.DRAINING)
+    assert "training goes on there" in told.sentence
 
 
 def test_the_wait_doubles_to_a_minute_and_begins_again_after_progress():
@@ -155,16 +176,20 @@ def test_the_same_crash_three_times_in_the_same_step_is_deterministic(failure_cl
     ],
 )
 def test_other_steps_and_classes_are_not_the_same_crash(history):
-    assert decide(situation(history=history)).strategy is Strategy.RESTART_FROM_COMMIT
+    assert decide(situation(history=history, min_workers=1)).strategy is Strategy.PROVE_AND_GO_ON
 
 
 def test_crashes_in_other_parts_of_the_step_or_of_idle_workers_are_chance():
     twice = (past(), past())
-    assert decide(situation(history=twice, victim_rank=0)).reason is Reason.TRANSIENT
-    assert decide(situation(history=twice, victim_rank=1, at_work=False)).reason is Reason.TRANSIENT
+
+    def reason(**known):
+        return decide(situation(min_workers=1, **known)).reason
+
+    assert reason(history=twice, victim_rank=0) is Reason.TRANSIENT
+    assert reason(history=twice, victim_rank=1, at_work=False) is Reason.TRANSIENT
     idle = tuple(failure.model_copy(update={"at_work": False}) for failure in twice)
-    assert decide(situation(history=idle, victim_rank=1)).reason is Reason.TRANSIENT
-    assert decide(situation(history=twice, victim_rank=1)).reason is Reason.DETERMINISTIC
+    assert reason(history=idle, victim_rank=1) is Reason.TRANSIENT
+    assert reason(history=twice, victim_rank=1) is Reason.DETERMINISTIC
 
 
 def test_slow_ranks_between_them_do_not_hide_a_repetition():

@@ -60,3 +60,11 @@ def test_the_table_fits_a_terminal(failure_class, strategy):
 
 def test_no_failures_is_said():
     assert render_table([]) == ["no failures"]
+
+
+def test_the_samples_of_a_step_that_is_to_blame_are_named_up_to_a_number():
+    few = "\n".join(render(receipt(samples=("a", "b"))))
+    assert "samples   a, b" in few
+    many = " ".join("\n".join(render(receipt(samples=tuple(f"s{n}" for n in range(20))))).split())
+    assert "s15 and 4 more" in many
+    assert "samples" not in "\n".join(line[:10] for line in render(receipt()))

@@ -40,6 +40,25 @@ def test_torn_lines_and_those_of_newer_releases_are_left_out(storage):
     assert [one.number for one in receipts.read(storage, PATH)] == [1, 4]
 
 
+def test_a_receipt_that_was_written_again_counts_as_it_was_written_last(storage):
+    for one in (receipt(attempt_after=None), receipt(number=2), receipt(steps_redone=3)):
+        receipts.append(storage, PATH, one)
+    assert [(one.number, one.steps_redone) for one in receipts.read(storage, PATH)] == [(1, 3), (2, 7)]
+
+
+def test_the_history_is_what_happened_since_a_failure_stopped_the_run():
+    kept = [
+        receipt(),
+        receipt(number=2, strategy="stop", reason="budget_spent", attempt_after=None),
+        receipt(number=3, reached=22, place=0, at_work=False, attempt_after=None),
+    ]
+    (past,) = receipts.history(kept)
+    assert (past.step, past.committed_step, past.victim_rank, past.at_work) == (22, 20, 0, False)
+    assert past.at == 1000.5
+    assert len(receipts.history(kept[:1])) == 1
+    assert receipts.history(kept[:2]) == []
+
+
 def test_goodput_counts_every_step_once():
     steps = [(1, 2.0), (2, 2.0), (3, 2.0), (2, 1.0), (3, 1.0)]
     assert goodput(steps, 100.0, 108.0) == (2.0 + 1.0 + 1.0) / 8.0

@@ -71,6 +71,30 @@ def test_values_of_any_size_go_round(meeting):
         assert told == "from one"
 
 
+def test_parts_are_joined_summed_in_rank_order_collected_and_dealt(meeting):
+    size, length = 3, 5
+    # Sums of these depend on their order.
+    rows = [
+        torch.randn(size * length, generator=torch.Generator().manual_seed(r)) * 10.0**r for r in range(size)
+    ]
+    summed = rows[0] + rows[1] + rows[2]
+
+    def act(group):
+        part, whole = torch.empty(length), torch.empty(size * length)
+        group.sum_parts(part, rows[group.rank])
+        group.join_parts(whole, part)
+        collected = group.collect(part, 1)
+        back = group.deal(torch.empty(length), collected or None, 1)
+        return whole, collected, part, back
+
+    found = together(meeting, size, act)
+    assert [len(collected) for _, collected, _, _ in found] == [0, size, 0]
+    assert torch.equal(torch.cat(found[1][1]), summed)
+    for whole, _, part, back in found:
+        assert torch.equal(whole, summed)
+        assert torch.equal(back, part)
+
+
 def _peer(port, seconds):
     group = Group.form(("127.0.0.1", port), 7, 1, 2, lambda: False)
     group.sum(torch.ones(1))

@@ -1,5 +1,7 @@
 """Who trains with whom, on a clock of our own."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,13 +9,22 @@ from hypothesis import strategies as st
 from cluster.errors import LinnetError
 from cluster.recovery.classes import Signal
 from train_jobs.formation.messages import Beat, Joined, Phase, Source
-from train_jobs.formation.roster import Form, Kill, Roster, Rules, Verdict
+from train_jobs.formation.roster import Form, Kill, Moved, Roster, Rules, Verdict
 
 
 class World:
     """A roster, its clock, and workers that beat."""
 
-    def __init__(self, slots=2, min_workers=None, may_shrink=False, keep_state=False, verdict=None):
+    def __init__(
+        self,
+        slots=2,
+        min_workers=None,
+        may_shrink=False,
+        keep_state=False,
+        verdict=None,
+        hang_timeout_s=10.0,
+        prove=False,
+    ):
         self.now = 1000.0
         self.incidents = []
         self.verdict = verdict or Verdict()
@@ -22,8 +33,9 @@ class World:
             self.incidents.append(incident)
             return self.verdict
 
-        rules = Rules(slots, min_workers or slots, may_shrink, keep_state, hang_timeout_s=10.0)
-        self.roster = Roster(rules, ("127.0.0.1", 1), judge)
+        least = min_workers or slots
+        rules = Rules(slots, least, least, may_shrink, keep_state, prove, hang_timeout_s)
+        self.roster = Roster(rules, ("127.0.0.1", 1), judge, driver_node="driver")
         self.phases = {}
         self.marks = {}
         self.effects = []
@@ -47,6 +59,21 @@ class World:
                 generation = self.roster.generation
                 self.roster.beat(Beat(worker, generation, phase, 3, self.marks.get(worker, 0), 1.0), self.now)
             self.effects += self.roster.tick(self.now)
+
+    def wishes(self, worker):
+        """What a member hears to its next sign of life."""
+        beat = Beat(worker, self.roster.generation, Phase.COMPUTING, 3, 99, 1.0)
+        return self.roster.beat(beat, self.now)
+
+    def step_and_leave(self, step, *workers):
+        """All stop after a step that was committed."""
+        self.roster.committed(step)
+        for worker in workers:
+            self.roster.ready(worker, step, self.now)
+        self.run(0.25)
+
+    def moved(self):
+        return [effect for effect in self.effects if isinstance(effect, Moved)]
 
     def formations(self):
         return [effect.formation for effect in self.effects if isinstance(effect, Form)]
@@ -97,6 +124,19 @@ def test_a_standby_takes_over_at_once():
     world.roster.ready("1.a", 7, world.now)
     world.run(0.25)
     assert world.formations()[-1].workers == ("1.a", "2.standby")
+
+
+def test_who_holds_a_shard_keeps_its_place_and_the_newcomer_takes_the_empty_one():
+    world = World(slots=3)
+    world.roster.rules = replace(world.roster.rules, keep_places=True)
+    world.join("0.a", "1.a", "2.a", "3.standby")
+    world.run(1)
+    world.roster.lost("0.a", Signal.PROCESS_EXIT, "gone", world.now)
+    for worker in ("1.a", "2.a"):
+        world.roster.ready(worker, 7, world.now)
+    world.run(0.25)
+    assert world.formations()[-1].workers == ("3.standby", "1.a", "2.a")
+    assert world.formations()[-1].source is Source.CHECKPOINT
 
 
 def test_in_continue_survivors_go_on_from_their_own_state_and_take_the_newcomer_in_at_a_step_s_end():
@@ -193,6 +233,151 @@ def test_a_replacement_tells_of_the_death_of_the_one_before_it(pair):
     assert [i.victim.joined.worker for i in pair.incidents] == ["1.a"]
 
 
+def test_a_node_that_does_not_answer_is_given_up_at_once_whatever_the_patience_for_hung_ranks():
+    world = World(hang_timeout_s=600.0)
+    world.join("0.a", "1.a")
+    world.run(1)
+    began = world.now
+    assert world.roster.silent_nodes(world.now) == set()
+    while not world.killed():
+        world.run(0.25, "1.a")
+        world.roster.unreachable = world.roster.silent_nodes(world.now)
+        assert world.roster.unreachable <= {"node1"}
+    assert world.now - began <= 5
+    assert world.incidents[0].node_answers is False
+    assert "nor of its node" in world.incidents[0].detail
+
+
+def test_workers_of_a_draining_node_leave_after_a_commit_when_the_others_are_enough():
+    world = World(slots=2, min_workers=1, may_shrink=True, keep_state=True)
+    world.join("0.a", "1.a")
+    world.run(1)
+    world.roster.draining({"node1"}, room=0, now=world.now)
+    (told,) = world.incidents
+    assert (told.signal, told.victim.joined.worker, told.may_move) == (Signal.NODE_DRAINING, "1.a", True)
+    assert world.roster.is_formed
+    assert world.wishes("0.a").regroup
+    assert world.wishes("0.a").commit_now
+    world.step_and_leave(7, "0.a", "1.a")
+    assert len(world.moved()) == 1
+    assert world.roster.has_left("1.a")
+    assert not world.roster.has_left("0.a")
+    second = world.formations()[-1]
+    assert (second.workers, second.source) == (("0.a",), Source.PEER)
+    assert not world.wishes("0.a").commit_now
+    world.roster.lost("1.a", Signal.PROCESS_EXIT, "its node went", world.now)
+    assert len(world.incidents) == 1
+
+
+def test_in_restart_those_that_stay_go_back_to_the_commit_of_that_very_step():
+    world = World(slots=1, keep_state=False)
+    world.join("0.a", "1.standby")
+    world.run(1)
+    world.roster.draining({"node0"}, room=0, now=world.now)
+    world.step_and_leave(7, "0.a")
+    second = world.formations()[-1]
+    assert (second.workers, second.source) == (("1.standby",), Source.CHECKPOINT)
+
+
+def test_where_too_few_stay_all_go_for_a_new_launch_if_there_is_room_for_it():
+    world = World()
+    world.join("0.a", "1.a")
+    world.run(1)
+    world.roster.draining({"node1"}, room=1, now=world.now)
+    world.step_and_leave(7, "0.a", "1.a")
+    assert world.roster.relaunching
+    assert world.roster.has_left("0.a")
+    assert world.roster.has_left("anybody")
+    world.roster.lost("0.a", Signal.PROCESS_EXIT, "it ended", world.now)
+    world.run(20)
+    assert len(world.incidents) == 1
+    world.roster.launched(2, world.now)
+    world.join("0.b", "1.b")
+    world.run(0.25)
+    second = world.formations()[-1]
+    assert (second.workers, second.source, second.attempt) == (("0.b", "1.b"), Source.CHECKPOINT, 2)
+
+
+def test_without_room_what_there_is_is_committed_once_and_training_goes_on_there():
+    world = World()
+    world.join("0.a", "1.a")
+    world.run(1)
+    world.roster.draining({"node1"}, room=0, now=world.now)
+    assert [told.may_move for told in world.incidents] == [False]
+    assert world.wishes("0.a").commit_now
+    assert not world.wishes("0.a").regroup
+    world.roster.committed(5)
+    assert not world.wishes("0.a").commit_now
+    world.roster.draining({"node1"}, room=0, now=world.now)
+    assert len(world.incidents) == 1
+    world.roster.draining({"node1"}, room=1, now=world.now)
+    assert [told.may_move for told in world.incidents] == [False, True]
+    assert world.wishes("0.a").regroup
+
+
+def test_nobody_moves_away_from_the_driver_s_own_node():
+    world = World(slots=2, min_workers=1, may_shrink=True)
+    world.join("0.a", "1.a")
+    world.roster.members["0.a"].joined = Joined("0.a", 0, 100, "10.0.0.1", "driver", None)
+    world.run(1)
+    world.roster.draining({"driver"}, room=9, now=world.now)
+    assert [told.may_move for told in world.incidents] == [False]
+    assert not world.wishes("0.a").regroup
+
+
+def test_a_commit_that_failed_keeps_the_workers_of_a_draining_node_for_another_try():
+    world = World(slots=2, min_workers=1, may_shrink=True, keep_state=True)
+    world.join("0.a", "1.a")
+    world.run(1)
+    world.roster.draining({"node1"}, room=0, now=world.now)
+    world.roster.ready("0.a", 7, world.now)
+    world.roster.ready("1.a", 7, world.now)
+    world.run(0.25)
+    assert world.moved() == []
+    assert world.formations()[-1].size == 2
+    world.roster.draining({"node1"}, room=0, now=world.now)
+    assert not world.wishes("0.a").regroup
+    world.run(10)
+    world.roster.draining({"node1"}, room=0, now=world.now)
+    assert world.wishes("0.a").regroup
+    world.step_and_leave(9, "0.a", "1.a")
+    assert world.formations()[-1].workers == ("0.a",)
+
+
+def test_a_group_that_began_small_forms_at_once_and_grows_by_a_new_launch_when_there_is_room():
+    world = World(slots=3, min_workers=1, may_shrink=True)
+    world.roster.launched(2, world.now)
+    world.join("0.a", "1.a")
+    world.run(0.25)
+    assert world.formations()[-1].size == 2
+    world.roster.draining(set(), room=1, now=world.now)
+    assert not world.wishes("0.a").regroup
+    world.run(60)
+    world.roster.draining(set(), room=0, now=world.now)
+    assert not world.wishes("0.a").regroup
+    world.roster.draining(set(), room=1, now=world.now)
+    assert world.wishes("0.a").regroup
+    world.step_and_leave(40, "0.a", "1.a")
+    assert world.roster.relaunching
+    world.roster.launched(3, world.now)
+    world.join("0.b", "1.b")
+    world.run(2)
+    assert len(world.formations()) == 1
+    world.join("2.b")
+    world.run(0.25)
+    assert world.formations()[-1].workers == ("0.b", "1.b", "2.b")
+    assert world.incidents == []
+
+
+def test_a_full_group_does_not_grow():
+    world = World(slots=2, min_workers=1, may_shrink=True)
+    world.roster.launched(3, world.now)
+    world.join("0.a", "1.a")
+    world.run(100)
+    world.roster.draining(set(), room=8, now=world.now)
+    assert not world.wishes("0.a").regroup
+
+
 @given(
     st.lists(st.sampled_from(["kill0", "kill1", "kill2", "join", "wait", "ready"]), max_size=40),
     st.booleans(),
@@ -221,3 +406,19 @@ def test_a_formation_has_only_the_living_and_never_too_many(moves, shrink):
             assert shrink or formation.size == 2
     generations = [formation.generation for formation in world.formations()]
     assert generations == list(range(1, len(generations) + 1))
+
+
+def test_a_proof_is_due_after_a_failure_and_not_when_somebody_joins():
+    world = World(slots=2, min_workers=1, keep_state=True, prove=True)
+    world.join("0.a", "1.a")
+    world.run(1)
+    world.roster.lost("1.a", Signal.PROCESS_EXIT, "gone", world.now)
+    world.roster.ready("0.a", 5, world.now)
+    world.run(1)
+    world.join("1.b")
+    world.roster.ready("0.a", 6, world.now)
+    world.run(1)
+    first, alone, both = world.formations()
+    assert (first.source, first.prove) == (Source.CHECKPOINT, False)
+    assert (alone.workers, alone.source, alone.prove) == (("0.a",), Source.PEER, True)
+    assert (both.workers, both.source, both.prove) == (("0.a", "1.b"), Source.PEER, False)

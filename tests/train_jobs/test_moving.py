@@ -1,0 +1,158 @@
+"""Nodes that Ray is about to take away, and room that appears, on several raylets of this machine."""
+
+import io
+import tempfile
+import threading
+import time
+
+import pytest
+
+from cluster.recovery import receipts
+from cluster.recovery.classes import FailureClass
+from cluster.storage import Storage
+from tests.train_jobs.test_training import losses, until
+from train_jobs import audit, driver
+from train_jobs.run_files import RunFiles
+from train_jobs.spec import FaultTolerance, WorkersSpec
+
+pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+
+STEPS = 900
+
+
+@pytest.fixture
+def nodes():
+    """A head without room for workers; nodes of one CPU are added by the tests."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="tj-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": directory}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture
+def calm(nodes, spec, settings, store):
+    """What a run that nothing happens to comes to."""
+    extra = [nodes.add_node(num_cpus=1)]
+    nodes.wait_for_nodes()
+    given = spec.model_copy(update={"run": "calm", "max_steps": STEPS, "save_steps": 50})
+    driver.train(given, settings, stream=io.StringIO())
+    for node in extra:
+        nodes.remove_node(node)
+    return losses(RunFiles(Storage(settings.root), "calm"))
+
+
+def drain(node_id):
+    import ray
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int((time.time() + 600) * 1000)
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    accepted, _ = client.drain_node(node_id, reason, "tests", deadline)
+    assert accepted
+
+
+def hold(node_id):
+    """An actor that leaves a node no room."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    holder = ray.remote(num_cpus=1)(io.StringIO).options(scheduling_strategy=there).remote()
+    ray.get(holder.__ray_ready__.remote())
+    return holder
+
+
+def free(holder):
+    import ray
+
+    ray.kill(holder)
+    until(lambda: ray.available_resources().get("CPU"), "room")
+    time.sleep(0.5)
+
+
+def start(spec, settings):
+    failed = []
+
+    def run():
+        try:
+            driver.train(spec, settings, stream=io.StringIO())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def wait():
+        thread.join(200)
+        assert not thread.is_alive()
+        if failed:
+            raise failed[0]
+
+    return wait
+
+
+def proven(run, settings):
+    told = audit.audit_run(run, settings)
+    assert (told.lost, told.repeated, told.unproven, told.steps) == (0, 0, 0, STEPS)
+
+
+@pytest.mark.parametrize("tolerance", FaultTolerance)
+def test_workers_leave_a_draining_node_with_everything_committed(
+    nodes, calm, spec, settings, files, tolerance
+):
+    second = nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    moving = spec.model_copy(
+        update={
+            "max_steps": STEPS,
+            "save_steps": 50,
+            "num_workers": 1,
+            "workers": WorkersSpec(min=1, max=2),
+            "fault_tolerance": tolerance,
+        }
+    )
+    wait = start(moving, settings)
+    until(lambda: [s for s in files.read_steps() if s.step >= 20], "step 20")
+    drain(second.node_id)
+    wait()
+    assert losses(files) == calm
+    kept = receipts.read(files.storage, files.receipts)
+    (told,) = [one for one in kept if one.failure_class is FailureClass.NODE_DRAINING]
+    assert (told.steps_redone, told.attempt_after) == (0, 2)
+    assert told.total_s > 0
+    assert [len(attempt.workers) for attempt in files.read_attempts()] == [2, 1]
+    proven("run-1", settings)
+
+
+def test_a_group_of_one_size_is_launched_anew_on_the_nodes_that_stay(nodes, calm, spec, settings, files):
+    second, third = nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    holder = hold(third.node_id)
+    wait = start(spec.model_copy(update={"max_steps": STEPS, "save_steps": 50}), settings)
+    until(lambda: [s for s in files.read_steps() if s.step >= 20], "step 20")
+    free(holder)
+    drain(second.node_id)
+    wait()
+    assert losses(files) == calm
+    (told,) = receipts.read(files.storage, files.receipts)
+    assert (told.failure_class, told.steps_redone) == (FailureClass.NODE_DRAINING, 0)
+    assert [len(attempt.workers) for attempt in files.read_attempts()] == [2, 2]
+    proven("run-1", settings)
+
+
+def test_an_elastic_run_starts_with_what_there_is_room_for(nodes, calm, spec, settings, files):
+    elastic = spec.model_copy(
+        update={"max_steps": STEPS, "save_steps": 50, "num_workers": 1, "workers": WorkersSpec(min=1, max=2)}
+    )
+    start(elastic, settings)()
+    assert losses(files) == calm
+    assert [len(attempt.workers) for attempt in files.read_attempts()] == [1]
+    assert receipts.read(files.storage, files.receipts) == []

@@ -1,0 +1,101 @@
+"""What is left of a member's own state when taking up another one breaks off."""
+
+import pytest
+
+from cluster.refs import VersionRef
+from train_jobs.dataset import load_dataset
+from train_jobs.formation.group import Group, GroupLostError
+from train_jobs.formation.messages import Formation, Source
+from train_jobs.journal import Journal
+from train_jobs.loop import Wishes
+from train_jobs.resuming import Resuming
+from train_jobs.tracking import Trackers
+from train_jobs.trainee import Trainee
+
+
+class Torn(Group):
+    """A group of two in which the other member is at `peer_step`, and is lost at the exchange `last`."""
+
+    def __init__(self, rank, peer_step, last):
+        super().__init__(rank, 1)
+        self.peer_step, self.left = peer_step, last
+
+    def _exchange(self):
+        if not self.left:
+            raise GroupLostError("a peer is gone")
+        self.left -= 1
+
+    def from_rank(self, source, value):
+        self._exchange()
+        return value
+
+    def gather(self, value):
+        self._exchange()
+        return [value, self.peer_step]
+
+    def broadcast(self, tensor, source):
+        self._exchange()
+        return tensor
+
+
+@pytest.fixture
+def trainee(spec, settings, store, tiny_dir, data_file):
+    made = Trainee(
+        spec, settings, VersionRef(model="tiny", version="v1"), load_dataset(spec, tiny_dir, data_file), bool
+    )
+    made.warm()
+    made.take_part(Group(), _unheard)
+    made.loop.run_step(1, Group(), Wishes(), _unheard)
+    made.step = 1
+    return made
+
+
+@pytest.fixture
+def resuming(trainee, files, spec, settings):
+    return Resuming(files, trainee, Journal(files, Trackers(spec, files, settings)))
+
+
+def _unheard(phase, step=None):
+    """Nobody watches."""
+
+
+def formation(source, source_rank=0):
+    return Formation(2, 2, ("0.a", "1.b"), ("127.0.0.1", 1), source, source_rank, 1)
+
+
+@pytest.mark.parametrize("last", range(6))
+def test_who_gives_its_state_keeps_it_wherever_the_newcomer_is_lost(resuming, trainee, last):
+    with pytest.raises(GroupLostError):
+        resuming.take_up(formation(Source.PEER), Torn(0, -1, last), True, _unheard)
+    assert resuming.has_state
+    assert trainee.step == 1
+
+
+@pytest.mark.parametrize(("last", "keeps"), [(0, True), (1, False), (3, False)])
+def test_who_is_to_take_another_state_has_none_from_the_first_tensor_on(resuming, trainee, last, keeps):
+    class Behind(Torn):
+        def from_rank(self, source, value):
+            super().from_rank(source, value)
+            held = resuming._find(formation(Source.PEER))
+            return type(held)(7, held.scalars, held.past)
+
+        def gather(self, value):
+            return [value, 7]
+
+    with pytest.raises(GroupLostError):
+        resuming.take_up(formation(Source.PEER, 0), Behind(1, 7, last), True, _unheard)
+    assert resuming.has_state is keeps
+
+
+def test_who_goes_back_to_a_checkpoint_has_nothing_until_it_is_there(resuming):
+    with pytest.raises(GroupLostError):
+        resuming.take_up(formation(Source.CHECKPOINT), Torn(0, -1, 0), True, _unheard)
+    assert not resuming.has_state
+    resuming.take_up(formation(Source.CHECKPOINT), Group(), True, _unheard)
+    assert resuming.has_state
+
+
+def test_a_newcomer_that_did_not_get_everything_has_nothing(resuming):
+    with pytest.raises(GroupLostError):
+        resuming.take_up(formation(Source.PEER, 1), Torn(0, 7, 0), False, _unheard)
+    assert not resuming.has_state
