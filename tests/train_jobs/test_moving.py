@@ -15,7 +15,11 @@ from train_jobs import audit, driver
 from train_jobs.run_files import RunFiles
 from train_jobs.spec import FaultTolerance, WorkersSpec
 
-pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+]
 
 STEPS = 900
 
