@@ -26,7 +26,8 @@ from serve_apps.rollout.states import Phase, Reason
 from serve_apps.version_args import VersionArgs, route_prefix
 from tests.support.markdown import CHECKOUT, Block, anchors, blocks, code, links, pages, tables
 from train_jobs.data.formats import NEEDED_COLUMNS
-from train_jobs.spec import TrainSpec, load_spec
+from train_jobs.spec import TrainSpec
+from train_jobs.spec_files import load_spec
 
 DOCS = CHECKOUT / "docs"
 SHELL = blocks("shell")

@@ -20,7 +20,8 @@ from train_jobs.certificate import Verdict
 from train_jobs.ledger import Segment
 from train_jobs.run_files import RunFiles
 from train_jobs.sampling import positions, step_samples
-from train_jobs.spec import TrainSpec, parse_stored_spec
+from train_jobs.spec import TrainSpec
+from train_jobs.spec_files import parse_stored_spec
 
 _MOST_FINDINGS = 100
 

@@ -29,7 +29,7 @@ def run_command(
 ) -> None:
     """Train a spec to its end and publish the result; repeat it to resume."""
     from train_jobs import driver, sft
-    from train_jobs.spec import load_spec
+    from train_jobs.spec_files import load_spec
 
     settings = Settings.load(root)
     spec = load_spec(file, overrides or [], settings)

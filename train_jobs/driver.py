@@ -28,7 +28,8 @@ from train_jobs.progress import Follower, Reporter
 from train_jobs.ray_errors import brief, get, unwrap
 from train_jobs.run_files import RunFiles
 from train_jobs.runs import RunStatus
-from train_jobs.spec import TrainSpec, as_resumed, parse_stored_spec, require_same
+from train_jobs.spec import TrainSpec
+from train_jobs.spec_files import as_resumed, parse_stored_spec, require_same
 from train_jobs.tracking import require_installed
 
 if TYPE_CHECKING:

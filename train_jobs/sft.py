@@ -13,7 +13,7 @@ from cluster.cli import output
 from cluster.config import Settings
 from cluster.errors import ExitCode, InterruptedRunError, LinnetError, UsageError
 from train_jobs.driver import RunResult, train
-from train_jobs.spec import load_spec
+from train_jobs.spec_files import load_spec
 
 _USAGE = "python train_jobs/{sft,dpo}.py FILE [key.sub=value ...] [--json]"
 

@@ -5,7 +5,8 @@ import pytest
 import train_jobs
 from cluster.errors import ConfigError
 from train_jobs import dpo, sft
-from train_jobs.spec import Method, load_spec
+from train_jobs.spec import Method
+from train_jobs.spec_files import load_spec
 
 SHIPPED = Path(train_jobs.__file__).parent / "smollm2_dpo.yaml"
 

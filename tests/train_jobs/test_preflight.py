@@ -11,7 +11,8 @@ from cluster.errors import ConfigError
 from train_jobs.memory import memory_estimate
 from train_jobs.parallel import ParallelSpec, Strategy
 from train_jobs.preflight import Node, check_batch, check_fits
-from train_jobs.spec import TrainSpec, WorkersSpec, load_spec
+from train_jobs.spec import TrainSpec, WorkersSpec
+from train_jobs.spec_files import load_spec
 
 GIB = 2**30
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,16 +4,8 @@ import pytest
 
 import train_jobs
 from cluster.errors import ConfigError, ConflictError, NotFoundError
-from train_jobs.spec import (
-    Optimizer,
-    Tracker,
-    TrainSpec,
-    as_resumed,
-    expand_path,
-    load_spec,
-    parse_stored_spec,
-    require_same,
-)
+from train_jobs.spec import Optimizer, Tracker, TrainSpec
+from train_jobs.spec_files import as_resumed, expand_path, load_spec, parse_stored_spec, require_same
 
 SHIPPED = Path(train_jobs.__file__).parent / "smollm2_sentiment.yaml"
 MINIMAL = """\

@@ -22,7 +22,8 @@ from train_jobs import audit, cancelling, certificate, driver, report, timeline
 from train_jobs.certificate import Verdict
 from train_jobs.parallel import ParallelSpec, Strategy
 from train_jobs.run_files import RunFiles
-from train_jobs.spec import DataSpec, FaultTolerance, PublishSpec, WorkersSpec, parse_stored_spec
+from train_jobs.spec import DataSpec, FaultTolerance, PublishSpec, WorkersSpec
+from train_jobs.spec_files import parse_stored_spec
 
 # Ray Data, which Ray Train imports, warns of its own settings.
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
