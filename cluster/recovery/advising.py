@@ -64,7 +64,7 @@ def _by_class(receipt: Receipt, facts: SpecFacts) -> str | None:
 
 
 def _by_cost(receipt: Receipt, facts: SpecFacts) -> str:
-    """By the part that is more than half of the time; without one, going on spares all but the noticing."""
+    """By the part that is more than half of the time."""
     most, of_all = _MOST * receipt.total_s, f"of {receipt.total_s:.1f} s"
     redone_s = min(receipt.steps_redone * facts.step_s, receipt.total_s)
     timeout = max(_SHORTEST_TIMEOUT_S, _STEPS_OF_PATIENCE * facts.step_s, facts.hang_timeout_s / 4)
@@ -81,10 +81,10 @@ def _by_cost(receipt: Receipt, facts: SpecFacts) -> str:
             f"save_steps: {fewer}, since {receipt.steps_redone} steps ({redone_s:.1f} {of_all}) were done "
             f"again with a commit each {facts.save_steps} steps"
         )
-    if facts.tolerance is Tolerance.RESTART and facts.may_continue and receipt.detect_s <= most:
-        spared = receipt.total_s - receipt.detect_s - receipt.isolate_s
+    proof_s = receipt.recover_s - receipt.waited_s
+    if facts.tolerance is Tolerance.RESTART and facts.may_continue and proof_s > most:
         return (
-            f"fault_tolerance: continue, since survivors then go on with the state that they have: "
-            f"{spared:.1f} {of_all} were spent on going back"
+            f"fault_tolerance: continue, since survivors then go on without a proof: {proof_s:.1f} {of_all} "
+            "were spent on repeating a committed step"
         )
     return "none: no part of the time depends on a setting that could be tighter"
