@@ -217,11 +217,12 @@ class Resuming:
         self._expected, self._replayed = told.expected, []
         began_anew = told.step == 0 and not told.expected
         restored = formation.source is Source.CHECKPOINT and not began_anew
-        self._is_open = restored or formation.prove
+        # Survivors whose run has no commit yet had nothing to restore, and nothing to prove it by.
+        self._is_open = restored or self._rehearsed is not None
 
     def _certificate(self, verdict: Verdict, difference: str = "", note: str = "") -> Certificate:
         if verdict is Verdict.NOTHING and not note:
-            note = f"no committed step at or before step {self._restored} can be repeated"
+            note = f"nothing after step {self._restored} had been done before"
         return Certificate(
             attempt=self._attempt,
             restored_step=self._restored,

@@ -48,7 +48,7 @@ COMPARED = ("step", "loss", "grad_norm", "learning_rate", "tokens", "applied")
 def test_five_kills_leave_no_trace_in_what_was_learned(struck, settings, spec, preferences, seed, changes):
     if changes.get("method") is Method.DPO:
         changes = changes | {"data": spec.data.model_copy(update={"train": str(preferences)})}
-    spec = spec.model_copy(update={"max_steps": STEPS} | changes)
+    spec = spec.model_copy(update={"max_steps": STEPS, "save_steps": 5} | changes)
     calm = spec.model_copy(update={"run": "calm", "standby": 0})
     driver.train(calm, settings, stream=io.StringIO())
     stage, strikes = struck(spec, shuffled(FIVE, seed), seed)
