@@ -59,19 +59,20 @@ class Strike:
 
 
 def kill_worker(stage: Stage, rng: random.Random, strike: Strike) -> None:
-    _kill(rng.choice(_members(stage)), strike)
+    _kill(stage, rng.choice(_members(stage)), strike)
 
 
 def freeze_worker(stage: Stage, rng: random.Random, strike: Strike) -> None:
     pid = rng.choice(_members(stage))
     os.kill(pid, signal.SIGSTOP)
+    stage.struck.add(pid)
     strike.pids, strike.classes = [pid], frozenset({FailureClass.HUNG_RANK})
 
 
 def kill_during_start(stage: Stage, rng: random.Random, strike: Strike) -> None:
     """Kill a member, and then its replacement while that warms up, at any point of its warming."""
     before = stage.workers() | {w.pid for a in stage.attempts() for w in a.workers}
-    _kill(rng.choice(_members(stage)), strike)
+    _kill(stage, rng.choice(_members(stage)), strike)
     (pid, *_) = stage.until(lambda: list(stage.workers() - before), "a replacement")
     spent = rng.uniform(0.0, 2.0)
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -84,19 +85,19 @@ def kill_during_save(stage: Stage, rng: random.Random, strike: Strike) -> None:
     """Rank 0, which writes, three times in four."""
     stage.until(stage.is_saving, "a save")
     members = _members(stage)
-    _kill(members[0] if rng.random() < 0.75 else rng.choice(members), strike)
+    _kill(stage, members[0] if rng.random() < 0.75 else rng.choice(members), strike)
 
 
 def kill_during_recovery(stage: Stage, rng: random.Random, strike: Strike) -> None:
     """The second as soon as the survivors take up the next attempt, or as soon as it stands."""
     taken_up, formed = stage.newest_log(), len(stage.attempts())
     while_restoring = rng.random() < 0.5
-    _kill(rng.choice(_members(stage)), strike)
+    _kill(stage, rng.choice(_members(stage)), strike)
     if while_restoring:
         stage.until(lambda: stage.newest_log() > taken_up, "the taking up of the next attempt")
     else:
         stage.until(lambda: len(stage.attempts()) > formed, "the next attempt")
-    _kill(rng.choice([pid for pid in _members(stage) if pid not in strike.pids]), strike)
+    _kill(stage, rng.choice(_members(stage)), strike)
     strike.note = "while it restored" if while_restoring else "once it stood"
 
 
@@ -133,7 +134,7 @@ def torn_checkpoint(stage: Stage, rng: random.Random, strike: Strike) -> None:
     else:
         victim = victim if how == "no file" else directory / "manifest.json"
         victim.unlink()
-    _kill(rng.choice(members), strike)
+    _kill(stage, rng.choice(members), strike)
     strike.torn, strike.note = newest, f"step_{newest}/{victim.name}: {how}"
 
 
@@ -183,8 +184,9 @@ def _members(stage: Stage) -> list[int]:
     return stage.until(stage.members, "a living member")
 
 
-def _kill(pid: int, strike: Strike) -> None:
+def _kill(stage: Stage, pid: int, strike: Strike) -> None:
     os.kill(pid, signal.SIGKILL)
+    stage.struck.add(pid)
     strike.pids.append(pid)
 
 

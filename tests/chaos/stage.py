@@ -34,6 +34,8 @@ class Stage:
         self.files, self.over, self._deadline_s = files, threading.Event(), deadline_s
         self._root = psutil.Process(root_pid)
         self._metrics = files.storage.local_path(files.metrics)
+        # A process that is being ended looks alive for a moment more.
+        self.struck: set[int] = set()
         self.checkpoints = files.storage.local_path(files.checkpoints)
 
     def until(self, condition: Callable[[], _T], what: str) -> _T:
@@ -78,9 +80,10 @@ class Stage:
         return max((int(match[1]) for match in found if match), default=0)
 
     def members(self) -> list[int]:
-        """Pids of the newest attempt's workers that are alive."""
+        """Pids of the newest attempt's workers that are alive, and that nothing was done to."""
         attempts = self.attempts()
-        return [w.pid for w in attempts[-1].workers if is_alive(w.pid)] if attempts else []
+        found = [w.pid for w in attempts[-1].workers if w.pid not in self.struck] if attempts else []
+        return [pid for pid in found if is_alive(pid)]
 
     def workers(self) -> set[int]:
         """Pids of all processes that are a Ray Train worker by now, warm or not."""
