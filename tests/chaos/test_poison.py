@@ -112,7 +112,7 @@ def test_a_skipped_batch_is_named_and_leaves_the_weights_alone(struck, settings,
     assert told.is_proven
     assert told.skipped == len(steps) * BATCH
     verdicts = {found.verdict for found in certificate.read_certificates(stage.files)}
-    assert verdicts == {Verdict.EQUAL}
+    assert verdicts <= {Verdict.EQUAL}
     last = stage.checkpoint(STEPS)
     for file in ("adapter_model.safetensors", "optimizer.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_file(last / file).values())
