@@ -14,8 +14,9 @@ import numpy as np
 from cluster.config import Settings, StrictModel
 from cluster.errors import IntegrityError, NotFoundError
 from cluster.manifest import LedgerHead
+from cluster.state.database import open_database
 from cluster.storage import Storage
-from train_jobs import certificate, checkpoint, ledger
+from train_jobs import certificate, checkpoint, ledger, runs
 from train_jobs.certificate import Verdict
 from train_jobs.ledger import Segment
 from train_jobs.run_files import RunFiles
@@ -83,19 +84,28 @@ def audit_run(run: str, settings: Settings) -> Audit:
             code="train.unknown_run",
             hint="`linnet train list` prints the runs.",
         )
-    return audit(files, parse_stored_spec(files.storage.read_bytes(files.spec).decode(), files.spec))
+    spec = parse_stored_spec(files.storage.read_bytes(files.spec).decode(), files.spec)
+    with open_database(settings.state_url).snapshot() as session:
+        finished_at = runs.finished_at(session, run, spec.sha256)
+    return audit(files, spec, finished_at=finished_at)
 
 
-def audit(files: RunFiles, spec: TrainSpec) -> Audit:
-    """Hold the ledger of the newest good checkpoint against the order that the seed prescribes."""
+def audit(files: RunFiles, spec: TrainSpec, *, finished_at: int = 0) -> Audit:
+    """Hold the ledger of the newest good checkpoint against the order that the seed prescribes.
+
+    `finished_at` is the step at which the run is recorded as finished, 0 for one that is not: steps beyond
+    the newest good checkpoint are unproven then.
+    """
     found = checkpoint.discover(files)
     walk = _Walk(files, spec)
+    committed = found.newest.manifest.step if found.newest else 0
+    walk.require_committed(committed, finished_at)
     if found.newest is not None:
-        walk.go_back(found.newest.manifest.step, found.newest.manifest.ledger)
+        walk.go_back(committed, found.newest.manifest.ledger)
     verdicts = Counter(done.verdict for done in certificate.read_certificates(files))
     return Audit(
         run=files.run,
-        committed_step=found.newest.manifest.step if found.newest else 0,
+        committed_step=committed,
         steps=walk.steps,
         samples=walk.samples,
         lost=walk.counts[Kind.LOST],
@@ -174,6 +184,12 @@ class _Walk:
                 following = self._older_head(head.first_step)
             todo, head = min(todo, head.first_step - 1), following
         self._account_gap(1, todo, why)
+
+    def require_committed(self, committed: int, finished_at: int) -> None:
+        """The steps of a finished run that no good checkpoint holds have no sound record."""
+        self._account_gap(
+            committed + 1, finished_at, "the run is recorded as finished without a good checkpoint of them"
+        )
 
     def _read(self, head: LedgerHead) -> Segment | str:
         """The segment, or what is wrong with it."""
@@ -271,7 +287,7 @@ def _listed(samples: tuple[int, ...]) -> str:
 
 
 def _verdict(audit: Audit) -> str:
-    if not audit.committed_step:
+    if not audit.committed_step and audit.is_proven:
         return "Nothing is committed yet, so that there is nothing to prove."
     if audit.is_proven:
         return f"Every step from 1 to {audit.committed_step} trained exactly what the seed prescribes, once."

@@ -75,6 +75,8 @@ class Loop:
         self.spec, self.layout, self.objective = spec, layout, objective
         self.model, self.optimizer = layout.model, layout.optimizer
         self.microbatch_divisor = 1
+        # While it is True, an exception leaves weights that belong to no step.
+        self.is_updating = False
         self._dataset_size = dataset_size
         parameters = parameters_of(layout.optimizer)
         self._length, self._device = sum(p.numel() for p in parameters), parameters[0].device
@@ -120,8 +122,10 @@ class Loop:
         """Train `step`, counted from 1; the weights stay as they are where its loss is above `ceiling` or
         not finite, or where the step is but rehearsed.
 
-        Raises GroupLostError, and then the weights are unchanged.
+        Raises GroupLostError, and whatever the computation raises; the weights are unchanged then, unless
+        `is_updating`.
         """
+        self.is_updating = False
         samples = sampling.step_samples(
             self.spec.seed, step, dataset_size=self._dataset_size, batch_size=self.spec.global_batch_size
         )
@@ -149,7 +153,7 @@ class Loop:
             learning_rate=rate,
             weight=weight,
             tokens=self.objective.tokens(samples),
-            draws=self._draws(step),
+            draws=self.draws(step, self.microbatch_divisor),
             metrics={name: value / weight for name, value in metrics.items()},
             applied=applied,
             wishes=agreed,
@@ -192,8 +196,7 @@ class Loop:
         return result
 
     def _cut(self, batch: Sequence[int]) -> list[list[int]]:
-        rows = max(1, -(-len(batch) // self.microbatch_divisor))
-        return sampling.split_microbatches(batch, rows)
+        return sampling.split_microbatches(batch, _part_rows(len(batch), self.microbatch_divisor))
 
     def _new_buffer(self) -> torch.Tensor:
         return torch.zeros(self._length, dtype=torch.float32, device=self._device)
@@ -225,11 +228,23 @@ class Loop:
             place for part in sampling.slot_microbatches(order, slot, self.spec.slots, rows) for place in part
         ]
 
-    def _draws(self, step: int) -> str:
-        seeds = [sampling.draw_seed(self.spec.seed, step, index) for index in range(self.spec.microbatches)]
+    def draws(self, step: int, divisor: int) -> str:
+        """Digest of the seeds of all random draws of a step, its microbatches computed in `divisor` parts."""
+        rows = self.spec.per_device_train_batch_size
+        seeds = [
+            sampling.draw_seed(self.spec.seed, step, index) + part
+            for index in range(self.spec.microbatches)
+            for part in range(-(-rows // _part_rows(rows, divisor)))
+        ]
         return hashlib.blake2b(repr(seeds).encode(), digest_size=8).hexdigest()
 
     def _apply(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.is_updating = True
         self.optimizer.step()
+        self.is_updating = False
+
+
+def _part_rows(rows: int, divisor: int) -> int:
+    return max(1, -(-rows // divisor))

@@ -18,6 +18,8 @@ from train_jobs.run_files import RunFiles
 from train_jobs.state import Kept
 from train_jobs.trainee import Trainee
 
+_CUT_OTHERWISE = "its microbatches were of another size, which draws and rounds otherwise"
+
 
 @dataclass(frozen=True)
 class _State:
@@ -153,33 +155,43 @@ class Resuming:
             expected={recorded.step: recorded},
         )
 
+    def judge_rehearsal(self) -> Certificate | None:
+        """The certificate of the step that was repeated before training goes on, if one was."""
+        if self._rehearsed is None:
+            return None
+        recorded, again = self._rehearsed
+        if self._was_cut_otherwise(recorded):
+            return self._certificate(Verdict.NOTHING, note=_CUT_OTHERWISE)
+        self._replayed.append(recorded.step)
+        return self._compared(compare(recorded, again))
+
     def compare(self, entry: StepEntry) -> Certificate | None:
         """Hold a step against what an earlier attempt had made of it; the certificate once decided."""
         if not self._is_open:
             return None
-        if self._trainee.loop.microbatch_divisor > 1:
-            self._is_open = False
-            return self._certificate(
-                Verdict.NOTHING, note="microbatches are cut smaller, which draws otherwise"
-            )
-        if self._rehearsed is not None:
-            self._is_open = False
-            return self._judge_rehearsal(*self._rehearsed)
         recorded = self._expected.get(entry.step)
-        if recorded is None:
+        if recorded is None or self._was_cut_otherwise(recorded):
             self._is_open = False
-            return self._certificate(Verdict.EQUAL if self._replayed else Verdict.NOTHING)
+            if self._replayed:
+                return self._compared(None)
+            return self._certificate(Verdict.NOTHING, note=_CUT_OTHERWISE if recorded else "")
         self._replayed.append(entry.step)
         difference = compare(recorded, entry)
         if difference is None and entry.step + 1 in self._expected:
             return None
         self._is_open = False
+        return self._compared(difference)
+
+    def _compared(self, difference: str | None) -> Certificate:
         return self._certificate(Verdict.UNEQUAL if difference else Verdict.EQUAL, difference or "")
 
-    def _judge_rehearsal(self, recorded: StepEntry, again: StepEntry) -> Certificate:
-        self._replayed = [recorded.step]
-        difference = compare(recorded, again)
-        return self._certificate(Verdict.UNEQUAL if difference else Verdict.EQUAL, difference or "")
+    def _was_cut_otherwise(self, recorded: StepEntry) -> bool:
+        """Whether a step was computed in smaller or larger microbatches than it would be now."""
+        loop, rows = self._trainee.loop, self._trainee.spec.per_device_train_batch_size
+        if recorded.draws == loop.draws(recorded.step, loop.microbatch_divisor):
+            return False
+        divisors = [2**power for power in range(rows.bit_length() + 1)]
+        return any(recorded.draws == loop.draws(recorded.step, divisor) for divisor in divisors)
 
     def _find(self, formation: Formation) -> _State:
         trainee = self._trainee
@@ -218,7 +230,7 @@ class Resuming:
         began_anew = told.step == 0 and not told.expected
         restored = formation.source is Source.CHECKPOINT and not began_anew
         # Survivors whose run has no commit yet had nothing to restore, and nothing to prove it by.
-        self._is_open = restored or self._rehearsed is not None
+        self._is_open = restored and self._rehearsed is None
 
     def _certificate(self, verdict: Verdict, difference: str = "", note: str = "") -> Certificate:
         if verdict is Verdict.NOTHING and not note:

@@ -44,6 +44,7 @@ class Worker:
         self.journal = Journal(self.files, Trackers(job.spec, self.files, job.settings))
         self._resuming = Resuming(self.files, self.trainee, self.journal)
         self._has_state = False
+        self._proof = ""
 
     def live(self) -> dict[str, Any]:
         """Warm up, then train whenever and with whomever the coordinator says, until the run has ended."""
@@ -98,6 +99,10 @@ class Worker:
         if group.rank == 0:
             self.journal.catch_up(time.time())
             self.member.formed(self.trainee.step, skipped, time.monotonic() - began)
+        rehearsed = self._resuming.judge_rehearsal()
+        self._proof = rehearsed.verdict.value if rehearsed else ""
+        if rehearsed is not None:
+            self._certify(group, rehearsed)
 
     def _train(self, formation: Formation, group: Group) -> None:
         trainee, member = self.trainee, self.member
@@ -108,8 +113,8 @@ class Worker:
             ceiling = self.journal.ceiling(self.spec.failures.spike_factor)
             try:
                 result = trainee.loop.run_step(trainee.step + 1, group, wishes, member.mark, ceiling=ceiling)
-            except GroupLostError:
-                self._has_state = True
+            except Exception:
+                self._has_state = not trainee.loop.is_updating
                 raise
             trainee.step += 1
             self._has_state = True
@@ -133,7 +138,8 @@ class Worker:
         """Keep the ledger, compare what is done again, judge the loss; all of it alike on every member."""
         self.journal.trim(result.wishes.committed)
         entry = self.journal.enter(result, formation.attempt)
-        verdict = self._resuming.compare(entry)
+        certificate = self._resuming.compare(entry)
+        proof, self._proof = certificate.verdict.value if certificate else self._proof, ""
         if not result.applied:
             self._bad_loss(result)
         evaluation = self._evaluate(group, result.step)
@@ -142,11 +148,10 @@ class Worker:
         seconds = time.monotonic() - began
         if group.rank == 0:
             self.journal.write(result, entry, seconds, evaluation)
-            said = verdict.verdict.value if verdict else ""
-            self.member.advanced(result.step, seconds, said, "" if result.applied else _told_of(result))
+            self.member.advanced(result.step, seconds, proof, "" if result.applied else _told_of(result))
             self.saver.witnessed()
-        if verdict is not None:
-            self._certify(group, verdict)
+        if certificate is not None:
+            self._certify(group, certificate)
 
     def _certify(self, group: Group, certificate: Certificate) -> None:
         if group.rank == 0:

@@ -100,7 +100,7 @@ def _restart(situation: Situation) -> Decision:
     if _takes_all(situation):
         sentence = f"`linnet train run` of the same spec goes on {back}."
     elif situation.live < situation.min_workers:
-        sentence = f"{_missing(situation).capitalize()} takes the empty place; all go on {back}."
+        sentence = f"{_missing(situation).capitalize()} {_take_places(situation)}; all go on {back}."
     else:
         sentence = f"{_workers(situation.live)} go on {back}."
     hung = situation.failure_class is FailureClass.HUNG_RANK
@@ -131,6 +131,11 @@ def _workers(count: int) -> str:
 
 def _count(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _take_places(situation: Situation) -> str:
+    is_one = situation.min_workers - situation.live == 1
+    return "takes the empty place" if is_one else "take the empty places"
 
 
 def _missing(situation: Situation) -> str:

@@ -26,7 +26,7 @@ SEVENTEEN = {
     Kind.SLOW_RANK: 1,
 }
 LORA = PeftSpec(r=4, lora_dropout=0.1)
-STEPS = {FaultTolerance.RESTART: 1000, FaultTolerance.CONTINUE: 8000}
+STEPS = {FaultTolerance.RESTART: 1000, FaultTolerance.CONTINUE: 4000}
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 import pytest
 
 from cluster.refs import VersionRef
+from train_jobs.certificate import Verdict
 from train_jobs.dataset import load_dataset
 from train_jobs.formation.group import Group, GroupLostError
 from train_jobs.formation.messages import Formation, Source
-from train_jobs.journal import Journal
+from train_jobs.journal import Journal, entry_of
 from train_jobs.loop import Wishes
 from train_jobs.resuming import Resuming
 from train_jobs.tracking import Trackers
@@ -93,6 +94,30 @@ def test_who_goes_back_to_a_checkpoint_has_nothing_until_it_is_there(resuming):
     assert not resuming.has_state
     resuming.take_up(formation(Source.CHECKPOINT), Group(), True, _unheard)
     assert resuming.has_state
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [(1, 1, Verdict.EQUAL), (2, 2, Verdict.EQUAL), (1, 2, Verdict.NOTHING), (2, 1, Verdict.NOTHING)],
+)
+def test_microbatches_of_another_size_prove_nothing(resuming, trainee, before, after, verdict):
+    """They round and draw otherwise, which is no mistake."""
+
+    def rehearse(divisor):
+        trainee.cut_microbatches(divisor)
+        return entry_of(trainee.loop.run_step(2, Group(), Wishes(), _unheard, rehearse=True), 1)
+
+    resuming._rehearsed = (rehearse(before), rehearse(after))
+    certificate = resuming.judge_rehearsal()
+    assert certificate.verdict is verdict
+    assert bool(certificate.note) == (verdict is Verdict.NOTHING)
+
+
+def test_draws_of_another_seed_are_no_matter_of_the_microbatches_size(resuming, trainee):
+    recorded = entry_of(trainee.loop.run_step(2, Group(), Wishes(), _unheard, rehearse=True), 1)
+    resuming._rehearsed = (recorded.model_copy(update={"draws": "0123456789abcdef"}), recorded)
+    certificate = resuming.judge_rehearsal()
+    assert (certificate.verdict, certificate.difference[:12]) == (Verdict.UNEQUAL, "step 2: draw")
 
 
 def test_a_newcomer_that_did_not_get_everything_has_nothing(resuming):
