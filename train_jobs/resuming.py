@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from cluster.errors import IntegrityError, NotFoundError, StorageError
 from cluster.manifest import LedgerHead
 from train_jobs import checkpoint, ledger, optimizers, state
 from train_jobs.certificate import Certificate, Verdict, compare
@@ -57,6 +58,7 @@ class Resuming:
         # A step as the ledger has it, and as it came out when it was repeated.
         self._rehearsed: tuple[StepEntry, StepEntry] | None = None
         self._skipped: list[str] = []
+        self._no_proof = ""
 
     def take_up(self, formation: Formation, group: Group, had_state: bool, mark: Mark) -> list[str]:
         """Come to the state that the formation goes on from; returns what was passed over on the way.
@@ -65,7 +67,7 @@ class Resuming:
         """
         source, from_peer = formation.source_rank, formation.source is Source.PEER
         self.has_state = had_state and from_peer and not self._trainee.layout.is_sharded
-        self._rehearsed, self._skipped = None, []
+        self._rehearsed, self._skipped, self._no_proof = None, [], ""
         self._may_be_trained = had_state or self._trainee.step > 0
         if formation.prove:
             with self._set_aside(had_state):
@@ -123,13 +125,23 @@ class Resuming:
         That is the step after the newest checkpoint, or, where it was never done, the one after the
         checkpoint before. State from a checkpoint is proven by the former as training goes on.
         """
-        held = self._find_rehearsal(formation) if group.rank == 0 else None
+        held = self._find_rehearsal_if_readable(formation) if group.rank == 0 else None
         if not group.from_rank(0, held is not None):
             return
         told = self._spread(held, group, 0, -1)
         result = self._trainee.loop.run_step(told.step + 1, group, Wishes(), mark, rehearse=True)
         (recorded,) = told.expected.values()
         self._rehearsed = (recorded, entry_of(result, formation.attempt))
+
+    def _find_rehearsal_if_readable(self, formation: Formation) -> _State | None:
+        """Survivors have all that they need: what cannot be read costs them the proof, not their time."""
+        try:
+            return self._find_rehearsal(formation)
+        except (StorageError, NotFoundError, IntegrityError) as error:
+            if not formation.prove:
+                raise
+            self._no_proof = f"nothing to repeat could be read: {error.message}"
+            return None
 
     def _find_rehearsal(self, formation: Formation) -> _State | None:
         found = checkpoint.discover(self._files)
@@ -157,6 +169,8 @@ class Resuming:
 
     def judge_rehearsal(self) -> Certificate | None:
         """The certificate of the step that was repeated before training goes on, if one was."""
+        if self._no_proof:
+            return self._certificate(Verdict.NOTHING, note=self._no_proof)
         if self._rehearsed is None:
             return None
         recorded, again = self._rehearsed

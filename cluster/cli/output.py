@@ -7,6 +7,7 @@ Lists are `{"as_of", "data"}`, mutations `{"target", "applied", "dry_run", "deta
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -54,8 +55,8 @@ def _bare_noun(list_verb: str) -> Callable[..., Any]:
 
 
 def emit(value: dict[str, Any]) -> None:
-    """One JSON object on stdout."""
-    sys.stdout.write(json.dumps(value, default=str) + "\n")
+    """One JSON object on stdout; NaN and the infinities, which JSON does not know, are null."""
+    sys.stdout.write(json.dumps(_strict(value), default=str, allow_nan=False) + "\n")
 
 
 def emit_list(
@@ -134,6 +135,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     widths = [max(len(line[i]) for line in (heads, *cells)) for i in range(len(heads))]
     for line in (heads, *cells):
         sys.stdout.write("  ".join(text.ljust(widths[i]) for i, text in enumerate(line)).rstrip() + "\n")
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:

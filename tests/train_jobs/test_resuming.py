@@ -1,8 +1,12 @@
 """What is left of a member's own state when taking up another one breaks off."""
 
+from dataclasses import replace
+
 import pytest
 
+from cluster.errors import StorageError
 from cluster.refs import VersionRef
+from train_jobs import checkpoint
 from train_jobs.certificate import Verdict
 from train_jobs.dataset import load_dataset
 from train_jobs.formation.group import Group, GroupLostError
@@ -118,6 +122,26 @@ def test_draws_of_another_seed_are_no_matter_of_the_microbatches_size(resuming, 
     resuming._rehearsed = (recorded.model_copy(update={"draws": "0123456789abcdef"}), recorded)
     certificate = resuming.judge_rehearsal()
     assert (certificate.verdict, certificate.difference[:12]) == (Verdict.UNEQUAL, "step 2: draw")
+
+
+def _refused(files, before=None):
+    raise StorageError("the disk does not answer", code="storage.refused")
+
+
+def test_survivors_go_on_without_a_proof_where_nothing_can_be_read(resuming, trainee, monkeypatch):
+    monkeypatch.setattr(checkpoint, "discover", _refused)
+    proving = replace(formation(Source.PEER), prove=True)
+    resuming.take_up(proving, Group(), True, _unheard)
+    certificate = resuming.judge_rehearsal()
+    assert (certificate.verdict, trainee.step, resuming.has_state) == (Verdict.NOTHING, 1, True)
+    assert "the disk does not answer" in certificate.note
+
+
+def test_who_has_only_the_checkpoint_does_not_go_on_without_it(resuming, monkeypatch):
+    monkeypatch.setattr(checkpoint, "discover", _refused)
+    with pytest.raises(StorageError):
+        resuming.take_up(formation(Source.CHECKPOINT), Group(), True, _unheard)
+    assert not resuming.has_state
 
 
 def test_a_newcomer_that_did_not_get_everything_has_nothing(resuming):
