@@ -2,6 +2,7 @@ import io
 import json
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -106,20 +107,30 @@ def cluster():
 
 
 @pytest.fixture
-def struck(cluster, settings):
+def meddled(cluster, settings):
+    """Train a spec while somebody does something to it; the stage and what that came to."""
+
+    def _meddled(spec, meddle):
+        stage = Stage(RunFiles(Storage(settings.root), spec.run), os.getpid())
+        with ThreadPoolExecutor(1) as pool:
+            meddling = pool.submit(meddle, stage)
+            try:
+                result = driver.train(spec, settings, stream=io.StringIO())
+            finally:
+                stage.over.set()
+            done = meddling.result(timeout=10)
+        assert (result.trained, result.step) == (True, spec.max_steps)
+        return stage, done
+
+    return _meddled
+
+
+@pytest.fixture
+def struck(meddled):
     """Train a spec while a monkey carries out a plan; the stage and what the monkey did."""
 
     def _struck(spec, plan, seed):
-        stage = Stage(RunFiles(Storage(settings.root), spec.run), os.getpid())
-        monkey = Monkey(stage, plan, seed)
-        monkey.start()
-        try:
-            result = driver.train(spec, settings, stream=io.StringIO())
-        finally:
-            stage.over.set()
-        strikes = monkey.join_and_raise()
-        assert (result.trained, result.step) == (True, spec.max_steps)
-        return stage, strikes
+        return meddled(spec, lambda stage: Monkey(stage, plan, seed).carry_out())
 
     return _struck
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import time
@@ -17,13 +16,11 @@ from enum import StrEnum
 import psutil
 
 from cluster.recovery.classes import FailureClass
-from tests.chaos.stage import Stage, is_alive
+from tests.chaos.stage import Stage
 
 _SLOW_S, _STOPPED_S, _RUNNING_S = 3.0, 0.25, 0.15
 _REFUSED_S = 2.0
 _CRASH = frozenset({FailureClass.WORKER_CRASH})
-# A process without memory may raise, be refused a thread, or abort in a library that cannot raise.
-_MEMORY = frozenset({FailureClass.OUT_OF_MEMORY, FailureClass.WORKER_CRASH, FailureClass.PROGRAM_ERROR})
 
 
 class Kind(StrEnum):
@@ -32,14 +29,13 @@ class Kind(StrEnum):
     KILL_DURING_START = "kill_during_start"
     KILL_DURING_SAVE = "kill_during_save"
     KILL_DURING_RECOVERY = "kill_during_recovery"
-    OUT_OF_MEMORY = "out_of_memory"
     TORN_CHECKPOINT = "torn_checkpoint"
     STORAGE_REFUSED = "storage_refused"
     SLOW_RANK = "slow_rank"
 
 
 # Those that hold against what the run did just before need it to be past its last failure.
-NEEDS_CALM = frozenset({Kind.SLOW_RANK, Kind.TORN_CHECKPOINT, Kind.STORAGE_REFUSED, Kind.OUT_OF_MEMORY})
+NEEDS_CALM = frozenset({Kind.SLOW_RANK, Kind.TORN_CHECKPOINT, Kind.STORAGE_REFUSED})
 
 
 @dataclass
@@ -101,21 +97,6 @@ def kill_during_recovery(stage: Stage, rng: random.Random, strike: Strike) -> No
     strike.note = "while it restored" if while_restoring else "once it stood"
 
 
-def out_of_memory(stage: Stage, rng: random.Random, strike: Strike) -> None:
-    """No more address space for one member until there is a receipt of it, or it is gone."""
-    pid = rng.choice(_members(stage))
-    process = psutil.Process(pid)
-    former = process.rlimit(resource.RLIMIT_AS)
-    process.rlimit(resource.RLIMIT_AS, (process.memory_info().vms // 2, former[1]))
-    strike.pids, strike.classes = [pid], _MEMORY
-    before = len(stage.receipts())
-    try:
-        stage.until(lambda: not is_alive(pid) or len(stage.receipts()) > before, "a receipt")
-    finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.rlimit(resource.RLIMIT_AS, former)
-
-
 def torn_checkpoint(stage: Stage, rng: random.Random, strike: Strike) -> None:
     """Damage the newest checkpoint just after its commit, and make somebody need it at once."""
     before = stage.committed()
@@ -140,6 +121,7 @@ def torn_checkpoint(stage: Stage, rng: random.Random, strike: Strike) -> None:
 
 def storage_refused(stage: Stage, rng: random.Random, strike: Strike) -> None:
     """A plain file where the checkpoints are, for two seconds of which a save is under way."""
+    stage.until(stage.committed, "a commit")
     aside = stage.checkpoints.with_name("checkpoints.aside")
     stage.checkpoints.rename(aside)
     stage.checkpoints.write_bytes(b"")
@@ -173,7 +155,6 @@ ACTS: dict[Kind, Callable[[Stage, random.Random, Strike], None]] = {
     Kind.KILL_DURING_START: kill_during_start,
     Kind.KILL_DURING_SAVE: kill_during_save,
     Kind.KILL_DURING_RECOVERY: kill_during_recovery,
-    Kind.OUT_OF_MEMORY: out_of_memory,
     Kind.TORN_CHECKPOINT: torn_checkpoint,
     Kind.STORAGE_REFUSED: storage_refused,
     Kind.SLOW_RANK: slow_rank,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Sequence
 
 from cluster.recovery.classes import FailureClass
@@ -14,28 +13,17 @@ _AT_ONCE = 0.25
 _MOST_STEPS_BETWEEN = 6
 
 
-class Monkey(threading.Thread):
-    """Strikes in the order of `plan`. `join_and_raise` says whether it could do all of it."""
+class Monkey:
+    """Strikes in the order of `plan`."""
 
     def __init__(self, stage: Stage, plan: Sequence[Kind], seed: int) -> None:
-        super().__init__(name="monkey", daemon=True)
         self.stage, self.plan, self.strikes = stage, list(plan), list[Strike]()
         self._rng = random.Random(seed)
-        self._error: BaseException | None = None
 
-    def run(self) -> None:
-        try:
-            for kind in self.plan:
-                self._strike(kind)
-        except BaseException as error:
-            self._error = error
-
-    def join_and_raise(self) -> list[Strike]:
-        """Call it when the run is over."""
-        self.join(timeout=10)
-        if self._error is not None:
-            raise self._error
-        assert len(self.strikes) == len(self.plan)
+    def carry_out(self) -> list[Strike]:
+        """All of the plan; what was done. Raises AssertionError when the run does not let it."""
+        for kind in self.plan:
+            self._strike(kind)
         return self.strikes
 
     def _strike(self, kind: Kind) -> None:

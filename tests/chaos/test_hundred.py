@@ -57,9 +57,3 @@ def test_a_hundred_failures_change_nothing(strike, spec, preferences, method, pe
         }
     )
     strike(changed, shuffled(SEVENTEEN, seed), seed)
-
-
-def test_a_worker_without_memory_goes_on_in_smaller_microbatches(strike, spec):
-    """Without dropout, whose draws depend on how a microbatch is cut."""
-    plain = spec.model_copy(update={"peft": PeftSpec(r=4), "max_steps": 300})
-    strike(plain, [Kind.KILL_WORKER, Kind.OUT_OF_MEMORY, Kind.KILL_WORKER], 1)
