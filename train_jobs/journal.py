@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from train_jobs import early_stop
@@ -25,12 +25,14 @@ _RECENT = 20
 class Past:
     """What decisions look back at, alike on every member.
 
-    `pending` are the entries that no checkpoint holds, `evaluations` all `(step, loss)`, `losses` the latest.
+    `pending` are the entries that no checkpoint holds, `metrics` theirs by step; `evaluations` are all
+    `(step, loss)`, `losses` the latest.
     """
 
     pending: list[StepEntry]
     evaluations: list[tuple[int, float]]
     losses: list[float]
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
 
 
 def entry_of(result: StepResult, attempt: int) -> StepEntry:
@@ -55,6 +57,7 @@ class Journal:
     def __init__(self, files: RunFiles, trackers: Trackers) -> None:
         self._files, self._trackers = files, trackers
         self._pending: list[StepEntry] = []
+        self._metrics: dict[int, dict[str, float]] = {}
         self._on_disk = 0
         self.evaluations: list[tuple[int, float]] = []
         self._losses: deque[float] = deque(maxlen=_RECENT)
@@ -63,10 +66,9 @@ class Journal:
         """The entries that no checkpoint holds yet, in order."""
         return list(self._pending)
 
-    @property
-    def last_eval(self) -> float | None:
-        """The loss of the newest evaluation."""
-        return self.evaluations[-1][1] if self.evaluations else None
+    def eval_loss(self, step: int) -> float | None:
+        """The loss of the evaluation after `step`; None where there was none."""
+        return dict(self.evaluations).get(step)
 
     @property
     def losses(self) -> list[float]:
@@ -82,11 +84,12 @@ class Journal:
     def take_up(self, past: Past) -> None:
         """Go on from what the member whose state was taken over had kept."""
         self._pending, self.evaluations = list(past.pending), list(past.evaluations)
+        self._metrics = dict(past.metrics)
         self._losses = deque(past.losses, maxlen=_RECENT)
 
     def past(self) -> Past:
         """What this member keeps, for one that takes over its state."""
-        return Past(self.pending(), list(self.evaluations), self.losses)
+        return Past(self.pending(), list(self.evaluations), self.losses, dict(self._metrics))
 
     def past_at(self, step: int) -> Past:
         """What a member would have kept at a checkpoint's step, read from what earlier attempts wrote."""
@@ -98,6 +101,7 @@ class Journal:
         """Keep a step that every member has taken."""
         entry = entry_of(result, attempt)
         self._pending.append(entry)
+        self._metrics[entry.step] = result.metrics
         if result.applied:
             self._losses.append(result.loss)
         return entry
@@ -105,49 +109,40 @@ class Journal:
     def trim(self, committed: int) -> None:
         """A checkpoint of the step `committed` is complete."""
         self._pending = [entry for entry in self._pending if entry.step > committed]
+        self._metrics = {entry.step: self._metrics[entry.step] for entry in self._pending}
 
-    def write(
-        self, result: StepResult, entry: StepEntry, seconds: float, evaluation: Mapping[str, float]
-    ) -> None:
+    def write(self, entry: StepEntry, seconds: float, evaluation: Mapping[str, float]) -> None:
         """As rank 0: metrics.jsonl for people, witness.jsonl for the next certificate."""
-        record = StepRecord(
-            step=result.step,
-            loss=result.loss,
-            grad_norm=result.grad_norm,
-            learning_rate=result.learning_rate,
-            tokens=result.tokens,
-            tokens_per_s=result.tokens / seconds,
-            step_s=seconds,
-            attempt=entry.attempt,
-            at=time.time(),
-            applied=result.applied,
-            metrics=result.metrics,
-            eval=dict(evaluation),
-        )
-        self._files.add_step(record)
-        self._trackers.log(result.step, metrics_of(record))
-        self._witness(entry)
+        self._write(entry, time.time(), entry.tokens / seconds, seconds, evaluation)
 
-    def catch_up(self, now: float) -> None:
+    def catch_up(self, now: float, evaluation: Mapping[str, float]) -> None:
         """As the new rank 0: write the steps that the one before had no time to write; how long they took
-        went with it.
+        went with it. `evaluation` is that of the newest.
         """
         written = max((record.step for record in self._files.read_steps()), default=0)
         for entry in [pending for pending in self._pending if pending.step > written]:
-            record = StepRecord(
-                step=entry.step,
-                loss=entry.loss,
-                grad_norm=entry.grad_norm,
-                learning_rate=entry.learning_rate,
-                tokens=entry.tokens,
-                tokens_per_s=0.0,
-                step_s=0.0,
-                attempt=entry.attempt,
-                at=now,
-                applied=not entry.skipped,
-            )
-            self._files.add_step(record)
-            self._witness(entry)
+            self._write(entry, now, 0.0, 0.0, evaluation if entry is self._pending[-1] else {})
+
+    def _write(
+        self, entry: StepEntry, at: float, tokens_per_s: float, step_s: float, evaluation: Mapping[str, float]
+    ) -> None:
+        record = StepRecord(
+            step=entry.step,
+            loss=entry.loss,
+            grad_norm=entry.grad_norm,
+            learning_rate=entry.learning_rate,
+            tokens=entry.tokens,
+            tokens_per_s=tokens_per_s,
+            step_s=step_s,
+            attempt=entry.attempt,
+            at=at,
+            applied=not entry.skipped,
+            metrics=self._metrics.get(entry.step, {}),
+            eval=dict(evaluation),
+        )
+        self._files.add_step(record)
+        self._trackers.log(entry.step, metrics_of(record))
+        self._witness(entry)
 
     def read_witness(self, after: int) -> dict[int, StepEntry]:
         """Steps beyond `after` that an earlier attempt had done, by step; of one done twice the later."""

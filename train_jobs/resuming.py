@@ -11,7 +11,7 @@ from cluster.manifest import LedgerHead
 from train_jobs import checkpoint, ledger, optimizers, state
 from train_jobs.certificate import Certificate, Verdict, compare
 from train_jobs.formation.group import Group
-from train_jobs.formation.messages import Formation, Source
+from train_jobs.formation.messages import Formation, Phase, Source
 from train_jobs.journal import Journal, Past, entry_of
 from train_jobs.ledger import StepEntry
 from train_jobs.loop import Mark, Wishes
@@ -132,6 +132,7 @@ class Resuming:
         result = self._trainee.loop.run_step(told.step + 1, group, Wishes(), mark, rehearse=True)
         (recorded,) = told.expected.values()
         self._rehearsed = (recorded, entry_of(result, formation.attempt))
+        mark(Phase.RESTORING, told.step)
 
     def _find_rehearsal_if_readable(self, formation: Formation) -> _State | None:
         """Survivors have all that they need: what cannot be read costs them the proof, not their time."""

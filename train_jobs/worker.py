@@ -10,10 +10,10 @@ from typing import Any
 from cluster.errors import IntegrityError, LinnetError
 from cluster.recovery.classes import Signal
 from cluster.storage import Storage
-from train_jobs import evaluating
 from train_jobs.certificate import Certificate, Verdict
 from train_jobs.early_stop import EarlyStop
 from train_jobs.entry import WorkerJob
+from train_jobs.evaluating import Evaluation, evaluate_together
 from train_jobs.formation.group import Group, GroupLostError
 from train_jobs.formation.member import CoordinatorLostError, Member
 from train_jobs.formation.messages import End, Formation, Phase
@@ -47,12 +47,7 @@ class Worker:
         self._proof = ""
 
     def live(self) -> dict[str, Any]:
-        """Warm up, then train whenever and with whomever the coordinator says, until the run has ended."""
-        try:
-            self.trainee.warm()
-        except Exception as error:
-            self.member.could_not_start(error)
-            raise
+        """Train whenever and with whomever the coordinator says, until the run has ended."""
         self.member.join()
         while True:
             order = self.member.next_formation(self.trainee.step if self._has_state else None)
@@ -97,7 +92,6 @@ class Worker:
             formation.attempt, self.trainee.step, group.size, self.spec.slots,
         )  # fmt: skip
         if group.rank == 0:
-            self.journal.catch_up(time.time())
             self.member.formed(self.trainee.step, skipped, time.monotonic() - began)
         rehearsed = self._resuming.judge_rehearsal()
         self._proof = rehearsed.verdict.value if rehearsed else ""
@@ -106,6 +100,7 @@ class Worker:
 
     def _train(self, formation: Formation, group: Group) -> None:
         trainee, member = self.trainee, self.member
+        self._complete_step(formation, group)
         while trainee.step < self.spec.max_steps and not self._has_stopped_improving():
             began = time.monotonic()
             wishes = Wishes(member.wants_regroup, member.wants_commit, self.saver.committed_step)
@@ -123,9 +118,25 @@ class Worker:
             if self._save_is_due(result):
                 self._save(formation, group, at_once=result.wishes.commit)
             if result.wishes.regroup and trainee.step < self.spec.max_steps:
+                member.mark(Phase.SAVING)
                 self.saver.settle()
                 return
         self._finish(formation, group)
+
+    def _complete_step(self, formation: Formation, group: Group) -> None:
+        """What a failure left undone after the step that the formation goes on from."""
+        step = self.trainee.step
+        evaluation = self._evaluate(group, step)
+        if group.rank == 0:
+            self.member.mark(Phase.SAVING)
+            self.journal.catch_up(time.time(), evaluation)
+        if self._agree(group, self._is_save_step(step) and self.saver.committed_step < step):
+            self._save(formation, group, at_once=False)
+
+    def _agree(self, group: Group, said: bool) -> bool:
+        """What rank 0 says."""
+        with self.member.waiting():
+            return bool(group.from_rank(0, said))
 
     def _has_stopped_improving(self) -> bool:
         patience = self.spec.early_stopping_patience
@@ -140,18 +151,17 @@ class Worker:
         entry = self.journal.enter(result, formation.attempt)
         certificate = self._resuming.compare(entry)
         proof, self._proof = certificate.verdict.value if certificate else self._proof, ""
+        if certificate is not None:
+            self._certify(group, certificate)
         if not result.applied:
             self._bad_loss(result)
         evaluation = self._evaluate(group, result.step)
-        if evaluation:
-            self.journal.evaluations.append((result.step, evaluation["eval_loss"]))
         seconds = time.monotonic() - began
         if group.rank == 0:
-            self.journal.write(result, entry, seconds, evaluation)
+            self.member.mark(Phase.SAVING)
+            self.journal.write(entry, seconds, evaluation)
             self.member.advanced(result.step, seconds, proof, "" if result.applied else _told_of(result))
             self.saver.witnessed()
-        if certificate is not None:
-            self._certify(group, certificate)
 
     def _certify(self, group: Group, certificate: Certificate) -> None:
         if group.rank == 0:
@@ -177,31 +187,39 @@ class Worker:
         _LOG.warning("skipped: %s", told)
 
     def _evaluate(self, group: Group, step: int) -> dict[str, float]:
-        if self._validation is None or not self.spec.eval_steps or step % self.spec.eval_steps:
+        """What the validation samples come to after a step that is due for it; once a step."""
+        spec, member, trainee = self.spec, self.member, self.trainee
+        if self._validation is None or not spec.eval_steps or not step or step % spec.eval_steps:
             return {}
-        self.member.mark(Phase.EVALUATING, step)
-        trainee = self.trainee
-        objective = make_objective(self.spec, self._validation, trainee.model, trainee.reference)
-        return evaluating.evaluate_together(
-            self.spec,
+        if self.journal.eval_loss(step) is not None:
+            return {}
+        member.mark(Phase.EVALUATING, step)
+        todo = Evaluation(
+            spec,
             trainee.model,
-            objective,
+            make_objective(spec, self._validation, trainee.model, trainee.reference),
             len(self._validation),
-            group,
+            max(1, spec.per_device_eval_batch_size // trainee.loop.microbatch_divisor),
             in_step=trainee.layout.is_sharded,
         )
+        found = evaluate_together(todo, group, lambda: member.mark(Phase.EVALUATING), member.waiting)
+        self.journal.evaluations.append((step, found["eval_loss"]))
+        return found
 
     def _save_is_due(self, result: StepResult) -> bool:
-        step = result.step
-        due = step % self.spec.save_steps == 0 or step == self.spec.max_steps or self._has_stopped_improving()
-        return due or (result.wishes.commit and step > result.wishes.committed)
+        wishes = result.wishes
+        return self._is_save_step(result.step) or (wishes.commit and result.step > wishes.committed)
+
+    def _is_save_step(self, step: int) -> bool:
+        is_last = step == self.spec.max_steps or self._has_stopped_improving()
+        return is_last or step % self.spec.save_steps == 0
 
     def _save(self, formation: Formation, group: Group, *, at_once: bool) -> None:
         if group.rank != 0:
             self.trainee.layout.hand_over()
             return
         self.member.mark(Phase.SAVING, self.trainee.step)
-        pending, evaluated = self.journal.pending(), self.journal.last_eval
+        pending, evaluated = self.journal.pending(), self.journal.eval_loss(self.trainee.step)
         self.saver.save(self.trainee, pending, formation, evaluated, at_once=at_once)
 
     def _finish(self, formation: Formation, group: Group) -> None:
@@ -210,7 +228,7 @@ class Worker:
             self.member.mark(Phase.SAVING)
             self.saver.drain()
         # Whoever was to save the last step may be gone, or its save refused.
-        if group.from_rank(0, self.saver.committed_step < self.trainee.step):
+        if self._agree(group, self.saver.committed_step < self.trainee.step):
             self._save(formation, group, at_once=True)
         if group.rank == 0:
             self.saver.drain()

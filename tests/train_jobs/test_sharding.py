@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load as load_tensors
 
-from train_jobs import evaluating, optimizers, state
 from train_jobs import model as models
+from train_jobs import optimizers, state
 from train_jobs.dataset import load_dataset
+from train_jobs.evaluating import Evaluation, evaluate_together
 from train_jobs.formation.group import Group, GroupLostError
 from train_jobs.layout import Whole
 from train_jobs.loop import Loop, Wishes
@@ -81,10 +82,10 @@ class Member:
         self.loop.forget()
 
     def evaluate(self):
-        few = self.spec.model_copy(update={"per_device_eval_batch_size": 2})
-        return evaluating.evaluate_together(
-            few, self.model, self.objective, EVALUATED, self.group, in_step=self.layout.is_sharded
+        todo = Evaluation(
+            self.spec, self.model, self.objective, EVALUATED, rows=2, in_step=self.layout.is_sharded
         )
+        return evaluate_together(todo, self.group, lambda: None, nullcontext)
 
 
 def _form(port, generation, rank):

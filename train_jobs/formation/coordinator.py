@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config import Settings
 from cluster.errors import LinnetError
+from cluster.recovery.classes import Signal
 from cluster.storage import Storage
 from train_jobs.formation import ray_signals
 from train_jobs.formation.deaths import Deaths
@@ -29,6 +30,7 @@ from train_jobs.formation.messages import (
 from train_jobs.formation.probing import Probes
 from train_jobs.formation.roster import Form, Incident, Kill, Moved, Roster, Rules
 from train_jobs.formation.slowness import slow_member
+from train_jobs.formation.starting import MOST_FAILURES, Starts
 from train_jobs.ray_errors import in_one_sentence
 from train_jobs.run_files import AttemptRecord, RunFiles, WorkerRecord
 from train_jobs.sampling import step_samples
@@ -41,7 +43,6 @@ _LOG = logging.getLogger("train_jobs")
 _TICK_S = 0.2
 _ANSWER_WITHIN_S = 5.0
 _DRAIN_EVERY_TICKS = 5
-_FAILED_STARTS = 3
 
 
 def rules_of(spec: TrainSpec) -> Rules:
@@ -81,7 +82,7 @@ class Coordinator:
             rules_of(spec), store, self._judge, last + 1, self._node, committed_step=committed_step
         )
         self._step = committed_step
-        self._failed_starts = 0
+        self._starts = Starts()
         self._changed = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._deaths = Deaths(self.roster, self._act, self._node)
@@ -101,14 +102,25 @@ class Coordinator:
         Not while a full formation has yet to get past a failure: it needs the cores more than a spare.
         """
         limit = time.monotonic() + _ANSWER_WITHIN_S
-        while self.roster.is_full and not self.roster.ended and self._judge.is_recovering:
+        while not self.roster.ended and self._has_to_hold_back():
             if time.monotonic() > limit:
                 return False
             await self._until_changed(_TICK_S)
         return True
 
+    def _has_to_hold_back(self) -> bool:
+        recovers = self.roster.is_full and self._judge.is_recovering
+        return recovers or not self._starts.may_begin(time.time())
+
+    async def begun(self, joined: Joined) -> None:
+        """A worker's process is there and warms up."""
+        gone = self._starts.begun(joined, time.time())
+        if gone is not None:
+            self._start_failed(gone, Signal.PROCESS_EXIT, f"pid {gone.pid} ended while it warmed up")
+
     async def join(self, joined: Joined) -> None:
         """A worker is warm."""
+        self._starts.warm(joined.worker)
         self.roster.join(joined, time.time())
 
     async def ready(self, worker: str, state_step: int | None) -> None:
@@ -130,6 +142,7 @@ class Coordinator:
 
     async def beat(self, beat: Beat) -> Orders:
         """A sign of life."""
+        self._starts.beat(beat.worker, time.time())
         return self.roster.beat(beat, time.time())
 
     async def broken(self, told: Broken) -> None:
@@ -147,20 +160,28 @@ class Coordinator:
         self.roster.raised(told.worker, signal, told.detail, time.time(), step=told.step, error=ours)
         self._act()
 
-    async def could_not_start(self, rank: int, error: BaseException) -> None:
-        """A worker did not get warm. One that never can must not be started for ever."""
-        self._failed_starts += 1
+    async def could_not_start(self, joined: Joined, error: BaseException) -> None:
+        """A worker did not get warm."""
+        if self._starts.failed(joined.worker, time.time()):
+            self._start_failed(joined, ray_signals.signal_of(error), in_one_sentence(error), error)
+
+    def _start_failed(
+        self, joined: Joined, signal: Signal, detail: str, error: BaseException | None = None
+    ) -> None:
+        """One that never can must not be started for ever; those that train go on without it."""
+        _LOG.warning("rank %d on %s could not start: %s", joined.rank, joined.node_ip, detail)
+        if self.roster.ended or self.roster.is_formed:
+            return
         final = error if isinstance(error, LinnetError) and not error.retryable else None
-        if final is None and self._failed_starts >= _FAILED_STARTS:
+        if final is None and self._starts.failures >= MOST_FAILURES:
             final = LinnetError(
-                f"Rank {rank} cannot start: {in_one_sentence(error)}",
+                f"Rank {joined.rank} on {joined.node_ip} cannot start: {detail}",
                 code="train.cannot_start",
                 hint=f"{getattr(error, 'hint', '')} Its whole traceback is in Ray's logs.".lstrip(),
             )
-        if final is not None and not self.roster.ended:
-            now, signal = time.time(), ray_signals.signal_of(error)
-            told = Incident(signal, None, in_one_sentence(error), now, now, 0, error=final)
-            self.roster.end(self._judge(told).stop)
+        if final is not None:
+            now = time.time()
+            self.roster.end(self._judge(Incident(signal, None, detail, now, now, 0, error=final)).stop)
         self._act()
 
     async def formed(self, told: Formed) -> None:
@@ -168,7 +189,8 @@ class Coordinator:
         formation = self.roster.formation
         if formation is None or told.generation != formation.generation:
             return
-        self._step, self._failed_starts = told.step, 0
+        self._step = told.step
+        self._starts.formed()
         workers = [
             WorkerRecord(rank=rank, pid=joined.pid, node_ip=joined.node_ip)
             for rank, joined in enumerate(self.roster.members[name].joined for name in formation.workers)
@@ -260,15 +282,23 @@ class Coordinator:
                     threads = self._spec.threads_per_worker
                     drains, room = await asyncio.to_thread(ray_signals.surroundings, threads)
                     self.roster.draining(drains, room, time.time())
+                self._end_silent_newcomers(time.time())
                 self._act()
             except Exception:
                 _LOG.exception("the coordinator's watch")
 
+    def _end_silent_newcomers(self, now: float) -> None:
+        for joined in self._starts.silent(now):
+            self._starts.failed(joined.worker, now)
+            self._start_failed(
+                joined, Signal.NO_HEARTBEAT, f"pid {joined.pid} fell silent while it warmed up"
+            )
+            self._end_process(joined)
+
     def _act(self) -> None:
         for effect in self.roster.tick(time.time()):
             if isinstance(effect, Kill):
-                task = asyncio.create_task(self._kill(effect))
-                task.add_done_callback(lambda done: done.exception())
+                self._end_process(effect.member.joined, with_stack=effect.with_stack)
             elif isinstance(effect, Moved):
                 self._judge.moved(time.time())
                 _LOG.info("workers leave%s", ", for a new launch" if self.roster.relaunching else "")
@@ -278,12 +308,13 @@ class Coordinator:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _kill(self, effect: Kill) -> None:
-        joined = effect.member.joined
-        stack = await asyncio.to_thread(
-            ray_signals.end_process, joined.pid, joined.node_id, effect.with_stack
-        )
-        self._judge.ended(joined.worker, stack, time.time())
+    def _end_process(self, joined: Joined, *, with_stack: bool = True) -> None:
+        async def end() -> None:
+            stack = await asyncio.to_thread(ray_signals.end_process, joined.pid, joined.node_id, with_stack)
+            self._judge.ended(joined.worker, stack, time.time())
+
+        task = asyncio.create_task(end())
+        task.add_done_callback(lambda done: done.exception())
 
 
 def create(

@@ -28,11 +28,15 @@ _CALL_TIMEOUT_S = 60.0
 
 
 class CoordinatorLostError(Exception):
-    """The coordinator is gone, and with it the driver: there is nothing to work for."""
+    """The coordinator does not answer. Where it `is_dead`, there is nothing to work for."""
+
+    def __init__(self, message: str, *, is_dead: bool) -> None:
+        super().__init__(message)
+        self.is_dead = is_dead
 
 
 class Member:
-    """One worker process; its thread beats from the moment that it exists."""
+    """One worker process; its thread beats from the moment that it begins."""
 
     def __init__(self, coordinator: Any, rank: int) -> None:
         import ray
@@ -55,14 +59,18 @@ class Member:
         while not self._call("may_warm_up"):
             pass
 
+    def begin(self) -> None:
+        """Say that this process is there, and give signs of life from now on."""
+        self._call("begun", self._joined)
+        self._thread.start()
+
     def join(self) -> None:
         """Say that this worker is warm."""
         self._call("join", self._joined)
-        self._thread.start()
 
     def could_not_start(self, error: BaseException) -> None:
         """This worker did not get warm."""
-        self._call("could_not_start", self.rank, error)
+        self._call("could_not_start", self._joined, error)
 
     def next_formation(self, state_step: int | None) -> Formation | End:
         """Wait to be told with whom to train; `state_step` is where this worker's own state is at."""
@@ -136,7 +144,8 @@ class Member:
             return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=_CALL_TIMEOUT_S)
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
             self._is_alone = True
-            raise CoordinatorLostError(str(error)) from error
+            is_dead = isinstance(error, ray.exceptions.ActorDiedError)
+            raise CoordinatorLostError(str(error), is_dead=is_dead) from error
         except ray.exceptions.RayTaskError as error:
             raise unwrap(error) or error from error
 

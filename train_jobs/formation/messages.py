@@ -28,6 +28,11 @@ class Phase(StrEnum):
     SAVING = "saving"
     EVALUATING = "evaluating"
 
+    @property
+    def is_at_storage(self) -> bool:
+        """Whether it reads or writes files, which have deadlines of their own."""
+        return self in (Phase.RESTORING, Phase.SAVING)
+
 
 @dataclass(frozen=True)
 class Joined:

@@ -34,6 +34,8 @@ _BEAT_LIMIT_SHARE = 0.5
 # A process that imports on a busy machine may be silent for this long.
 _LEAST_SILENCE_S = 4.0
 _ASK_THE_NODE_AFTER_S = 2.0
+# Storage that refuses is tried again for minutes, and a large checkpoint takes some to write.
+_AT_STORAGE_S = 1800.0
 
 
 @dataclass
@@ -195,11 +197,15 @@ class Roster:
                 where = ", nor of its node" if is_cut_off else ""
                 told = f"no sign of life for {silent:.1f} s{where}"
                 self._take_out(member, Signal.NO_HEARTBEAT, told, now)
-            elif not self.is_formed and not member.is_ready and now - self._dissolved_at > limit:
+            elif not self.is_formed and not member.is_ready and self._is_stuck(member, limit, now):
                 stuck = f"did not leave the broken formation for {now - self._dissolved_at:.1f} s"
                 self._take_out(member, Signal.NO_PROGRESS, stuck, now)
         if self.is_formed:
             self._watch_progress(limit, now)
+
+    def _is_stuck(self, member: Member, limit: float, now: float) -> bool:
+        """Whether a member does nothing any more, though its formation is over."""
+        return now - max(self._dissolved_at, member.last_mark_at) > _allowed(member, limit)
 
     def _watch_progress(self, limit: float, now: float) -> None:
         """Who computes while all others have waited longer than `limit` is hung; alone, thrice that."""
@@ -212,7 +218,7 @@ class Roster:
             self._incident(Signal.COLLECTIVE_ERROR, None, f"an exchange did not end in {limit:.0f} s", now)
         for member in busy:
             spent = now - member.last_mark_at
-            if waiting or spent > _ALONE * limit:
+            if spent > _allowed(member, limit if waiting else _ALONE * limit):
                 detail = (
                     f"{member.phase.value} in step {member.beat.step if member.beat else 0} for {spent:.1f} s"
                 )
@@ -313,3 +319,8 @@ class Roster:
             self._rollback = self._rollback or not self.rules.keep_state
             self._effects.append(Moved())
         return self.relaunching
+
+
+def _allowed(member: Member, limit: float) -> float:
+    """For how long a member may get nothing done; one that is at storage, as long as storage takes."""
+    return max(limit, _AT_STORAGE_S) if member.phase.is_at_storage else limit

@@ -193,6 +193,33 @@ def test_nobody_is_blamed_while_everybody_computes_a_long_step(pair):
     assert pair.killed() == []
 
 
+@pytest.mark.parametrize("phase", [Phase.SAVING, Phase.RESTORING])
+def test_nobody_is_ended_for_slow_storage_while_others_wait(pair, phase):
+    pair.phases = {"0.a": phase, "1.a": Phase.EXCHANGING}
+    pair.run(1700)
+    assert pair.killed() == []
+    pair.run(110)
+    assert pair.killed() == ["0.a"]
+
+
+def test_a_commit_that_a_move_waits_for_may_take_its_time(pair):
+    pair.phases = {"0.a": Phase.SAVING}
+    pair.roster.ready("1.a", 7, pair.now)
+    pair.run(120)
+    assert pair.killed() == []
+    pair.phases = {"0.a": Phase.COMPUTING}
+    pair.marks["0.a"] = 1000
+    pair.run(12)
+    assert pair.killed() == ["0.a"]
+    assert "did not leave" in pair.incidents[0].detail
+
+
+def test_who_gets_something_done_after_the_end_of_its_formation_is_not_stuck(pair):
+    pair.roster.ready("1.a", 7, pair.now)
+    pair.run(30)
+    assert pair.killed() == []
+
+
 def test_an_exchange_that_nobody_holds_up_is_a_stall(pair):
     pair.phases = {"0.a": Phase.EXCHANGING, "1.a": Phase.EXCHANGING}
     pair.run(11)
