@@ -11,6 +11,7 @@ from cluster.manifest import VersionKind
 from cluster.refs import VersionRef
 from cluster.registry import ModelStore
 from cluster.storage import Storage
+from tests.chaos import checking
 from tests.chaos.checking import check
 from tests.chaos.monkey import Monkey
 from tests.chaos.reference import uninterrupted
@@ -19,6 +20,14 @@ from tests.support.tiny_model import make_tiny_model
 from train_jobs import driver, fit
 from train_jobs.run_files import RunFiles
 from train_jobs.spec import DataSpec, FailuresSpec, PeftSpec, TrainSpec, WorkersSpec
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The receipts and the audit of each run that was struck, also of those that passed."""
+    for report in checking.REPORTS:
+        terminalreporter.section("a run under chaos")
+        for line in report:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture
@@ -74,7 +83,10 @@ def spec(questions) -> TrainSpec:
     return TrainSpec(
         run="struck",
         model="tiny:v1",
-        data=DataSpec(train=str(questions)),
+        data=DataSpec(train=str(questions), validation=str(questions)),
+        eval_steps=25,
+        # Several batches a worker, so that a failure can come between them.
+        per_device_eval_batch_size=4,
         max_steps=600,
         learning_rate=1e-3,
         per_device_train_batch_size=4,
@@ -111,7 +123,7 @@ def meddled(cluster, settings):
     """Train a spec while somebody does something to it; the stage and what that came to."""
 
     def _meddled(spec, meddle):
-        stage = Stage(RunFiles(Storage(settings.root), spec.run), os.getpid())
+        stage = Stage(RunFiles(Storage(settings.root), spec.run), os.getpid(), eval_steps=spec.eval_steps)
         with ThreadPoolExecutor(1) as pool:
             meddling = pool.submit(meddle, stage)
             try:

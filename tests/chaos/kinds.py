@@ -28,6 +28,7 @@ class Kind(StrEnum):
     FREEZE_WORKER = "freeze_worker"
     KILL_DURING_START = "kill_during_start"
     KILL_DURING_SAVE = "kill_during_save"
+    KILL_DURING_EVALUATION = "kill_during_evaluation"
     KILL_DURING_RECOVERY = "kill_during_recovery"
     TORN_CHECKPOINT = "torn_checkpoint"
     STORAGE_REFUSED = "storage_refused"
@@ -82,6 +83,14 @@ def kill_during_save(stage: Stage, rng: random.Random, strike: Strike) -> None:
     stage.until(stage.is_saving, "a save")
     members = _members(stage)
     _kill(stage, members[0] if rng.random() < 0.75 else rng.choice(members), strike)
+
+
+def kill_during_evaluation(stage: Stage, rng: random.Random, strike: Strike) -> None:
+    """Just after the step before an evaluation is on record, or some hundredths of a second later."""
+    every = stage.eval_steps
+    stage.until(lambda: (stage.step + 1) % every == 0, "the step before an evaluation")
+    time.sleep(rng.uniform(0.0, 0.1))
+    _kill(stage, rng.choice(_members(stage)), strike)
 
 
 def kill_during_recovery(stage: Stage, rng: random.Random, strike: Strike) -> None:
@@ -154,6 +163,7 @@ ACTS: dict[Kind, Callable[[Stage, random.Random, Strike], None]] = {
     Kind.FREEZE_WORKER: freeze_worker,
     Kind.KILL_DURING_START: kill_during_start,
     Kind.KILL_DURING_SAVE: kill_during_save,
+    Kind.KILL_DURING_EVALUATION: kill_during_evaluation,
     Kind.KILL_DURING_RECOVERY: kill_during_recovery,
     Kind.TORN_CHECKPOINT: torn_checkpoint,
     Kind.STORAGE_REFUSED: storage_refused,

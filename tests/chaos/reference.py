@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from cluster.config import Settings
 from cluster.registry import ModelStore
 from train_jobs.dataset import load_dataset
+from train_jobs.evaluating import Evaluation, evaluate_together
 from train_jobs.formation.group import Group
 from train_jobs.formation.messages import Phase
 from train_jobs.loop import Wishes
@@ -23,6 +25,7 @@ class Told(NamedTuple):
     loss: float
     grad_norm: float
     learning_rate: float
+    eval_loss: float | None
 
 
 def uninterrupted(spec: TrainSpec, settings: Settings) -> list[Told]:
@@ -34,15 +37,24 @@ def uninterrupted(spec: TrainSpec, settings: Settings) -> list[Told]:
     try:
         trainee = Trainee(spec, settings, base, dataset, is_over=bool)
         trainee.warm()
-        return [_step(trainee, step) for step in range(1, spec.max_steps + 1)]
+        return [_step(trainee, spec, step) for step in range(1, spec.max_steps + 1)]
     finally:
         torch.set_num_threads(threads)
 
 
-def _step(trainee: Trainee, step: int) -> Told:
+def _step(trainee: Trainee, spec: TrainSpec, step: int) -> Told:
     result = trainee.loop.run_step(step, Group(), Wishes(), _unheard)
     trainee.step = step
-    return Told(result.step, result.loss, result.grad_norm, result.learning_rate)
+    evaluated = _evaluate(trainee, spec) if spec.eval_steps and step % spec.eval_steps == 0 else None
+    return Told(result.step, result.loss, result.grad_norm, result.learning_rate, evaluated)
+
+
+def _evaluate(trainee: Trainee, spec: TrainSpec) -> float:
+    """Over the training data, which these specs name as validation data too."""
+    todo = Evaluation(
+        spec, trainee.model, trainee.objective, len(trainee.dataset), spec.per_device_eval_batch_size
+    )
+    return evaluate_together(todo, Group(), lambda: None, nullcontext)["eval_loss"]
 
 
 def _unheard(phase: Phase, step: int) -> None:

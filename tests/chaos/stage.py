@@ -28,9 +28,15 @@ class RunIsOverError(AssertionError):
 
 
 class Stage:
-    """One run that is under way. `root_pid` is the process below which its Ray lives."""
+    """One run that is under way. `root_pid` is the process below which its Ray lives.
 
-    def __init__(self, files: RunFiles, root_pid: int, deadline_s: float = DEADLINE_S) -> None:
+    `eval_steps` is how often it evaluates.
+    """
+
+    def __init__(
+        self, files: RunFiles, root_pid: int, deadline_s: float = DEADLINE_S, eval_steps: int = 0
+    ) -> None:
+        self.eval_steps = eval_steps
         self.files, self.over, self._deadline_s = files, threading.Event(), deadline_s
         self._root = psutil.Process(root_pid)
         self._metrics = files.storage.local_path(files.metrics)

@@ -9,7 +9,8 @@ from tests.chaos.monkey import shuffled
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 
 DOZEN = {
-    Kind.KILL_WORKER: 3,
+    Kind.KILL_WORKER: 2,
+    Kind.KILL_DURING_EVALUATION: 1,
     Kind.FREEZE_WORKER: 1,
     Kind.KILL_DURING_START: 1,
     Kind.KILL_DURING_SAVE: 2,

@@ -31,7 +31,7 @@ LORA = PeftSpec(r=4, lora_dropout=0.1)
 NF4 = QuantizationSpec(load_in_4bit=True, bnb_4bit_quant_type="nf4")
 GOING_ON = {"fault_tolerance": FaultTolerance.CONTINUE, "num_workers": 3, "workers": None, "max_steps": 1000}
 ELASTIC = {"workers": WorkersSpec(min=1, max=2), "num_workers": 1, "standby": 0, "max_steps": 800}
-COMPARED = ("step", "loss", "grad_norm", "learning_rate", "tokens", "applied")
+COMPARED = ("step", "loss", "grad_norm", "learning_rate", "tokens", "applied", "metrics", "eval")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,8 @@ COMPARED = ("step", "loss", "grad_norm", "learning_rate", "tokens", "applied")
 )
 def test_five_kills_leave_no_trace_in_what_was_learned(struck, settings, spec, preferences, seed, changes):
     if changes.get("method") is Method.DPO:
-        changes = changes | {"data": spec.data.model_copy(update={"train": str(preferences)})}
+        rows = {"train": str(preferences), "validation": str(preferences)}
+        changes = changes | {"data": spec.data.model_copy(update=rows)}
     spec = spec.model_copy(update={"max_steps": STEPS, "save_steps": 5} | changes)
     calm = spec.model_copy(update={"run": "calm", "standby": 0})
     driver.train(calm, settings, stream=io.StringIO())

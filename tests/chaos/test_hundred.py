@@ -16,7 +16,8 @@ pytestmark = [
 
 # Strikes of one run; kill_during_recovery and kill_during_start end two processes each.
 SEVENTEEN = {
-    Kind.KILL_WORKER: 4,
+    Kind.KILL_WORKER: 2,
+    Kind.KILL_DURING_EVALUATION: 2,
     Kind.FREEZE_WORKER: 2,
     Kind.KILL_DURING_START: 2,
     Kind.KILL_DURING_SAVE: 3,
@@ -44,7 +45,8 @@ STEPS = {FaultTolerance.RESTART: 1000, FaultTolerance.CONTINUE: 4000}
 def test_a_hundred_failures_change_nothing(strike, spec, preferences, method, peft, tolerance, workers):
     seed = 100 * workers + list(FaultTolerance).index(tolerance) * 10 + list(Method).index(method)
     waits = tolerance is FaultTolerance.RESTART
-    data = spec.data.model_copy(update={"train": str(preferences)}) if method is Method.DPO else spec.data
+    rows = {"train": str(preferences), "validation": str(preferences)}
+    data = spec.data.model_copy(update=rows) if method is Method.DPO else spec.data
     changed = spec.model_copy(
         update={
             "method": method,

@@ -60,7 +60,8 @@ def spec(spec, base, tmp_path):
             "data": spec.data.model_copy(update={"train": str(path)}),
             # Without dropout, whose draws depend on how a microbatch is cut.
             "peft": PeftSpec(r=4),
-            "max_steps": 30,
+            "max_steps": 12,
+            "eval_steps": None,
             "per_device_train_batch_size": ROWS,
         }
     )
@@ -68,7 +69,7 @@ def spec(spec, base, tmp_path):
 
 def take_away_memory(stage):
     """From now on one worker has less address space than the most that it ever needed; its pid."""
-    stage.until(lambda: stage.step >= 5, "step 5")
+    stage.until(lambda: stage.step >= 4, "step 4")
     pid = stage.members()[0]
     peak = int(re.search(r"VmPeak:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) * 1024
     process = psutil.Process(pid)

@@ -52,7 +52,8 @@ def questions(questions):
 
 @pytest.fixture
 def spec(spec, base):
-    return spec.model_copy(update={"model": str(base), "max_steps": STEPS, "peft": PeftSpec(r=4)})
+    changed = {"model": str(base), "max_steps": STEPS, "peft": PeftSpec(r=4), "eval_steps": None}
+    return spec.model_copy(update=changed)
 
 
 @pytest.fixture
