@@ -99,6 +99,7 @@ def write_ledger(files: RunFiles, spec: TrainSpec, samples: int) -> LedgerHead:
                 weight=BATCH * 20,
                 tokens=BATCH * 100,
                 draws="0123456789abcdef",
+                fingerprint="fedcba9876543210",
                 attempt=1,
             )
             for place, row in enumerate(taken)

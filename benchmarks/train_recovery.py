@@ -1,8 +1,9 @@
 """What a lost worker costs: kill -9 of one of two, under plain Ray Train and under Linnet, in turn.
 
-All sides train the same model on the same batches and save every 5 steps; rank 1 is killed once step 12 is
-done. A side is late by the seconds from its last step before the kill to its next new one, less
-a usual step. Each side has the machine, and a Ray of its own, to itself.
+All sides train the same model on the same batches and save every 5 steps; once step 12 is done, rank 1 is
+killed, in every other round rank 0, which writes journals and checkpoints. A side is late by the seconds
+from its last step before the kill to its next new one, less a usual step. Each side has the machine, and a
+Ray of its own, to itself.
 
     python benchmarks/train_recovery.py [--json] [--quick] [--model DIR]
 """
@@ -55,8 +56,8 @@ def run_apart(side: Callable[..., None], *arguments: Any) -> None:
         raise RuntimeError(f"{side.__name__} ended with {process.exitcode}")
 
 
-def plain_side(spec: TrainSpec, settings: Settings, workdir: Path) -> None:
-    """Plain Ray Train with its defaults; rank 1 is killed once."""
+def plain_side(spec: TrainSpec, settings: Settings, workdir: Path, victim: int) -> None:
+    """Plain Ray Train with its defaults; the rank `victim` is killed once."""
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     os.environ["PYTHONPATH"] = f"{Path(__file__).resolve().parent}:{Path(__file__).resolve().parents[1]}"
     _start_ray()
@@ -65,21 +66,21 @@ def plain_side(spec: TrainSpec, settings: Settings, workdir: Path) -> None:
     killed: list[int] = []
 
     def on_step(mark: plain_ray_train.StepMark) -> None:
-        if mark.step == KILL_AFTER and mark.rank == 1 and not killed:
+        if mark.step == KILL_AFTER and mark.rank == victim and not killed:
             killed.append(mark.pid)
             os.kill(mark.pid, signal.SIGKILL)
 
     plain_ray_train.run_plain(model_dir, dataset, spec, workdir, on_step)
 
 
-def linnet_side(spec: TrainSpec, settings: Settings) -> None:
-    """Linnet's driver; rank 1 is killed once."""
+def linnet_side(spec: TrainSpec, settings: Settings, victim: int) -> None:
+    """Linnet's driver; the rank `victim` is killed once."""
     from train_jobs import driver, fit
 
     fit.set_environment()
     _start_ray()
     files = RunFiles(Storage(settings.root), spec.run)
-    killer = threading.Thread(target=_kill_after, args=(files,), daemon=True)
+    killer = threading.Thread(target=_kill_after, args=(files, victim), daemon=True)
     killer.start()
     driver.train(spec, settings)
 
@@ -90,11 +91,11 @@ def _start_ray() -> None:
     ray.init(num_cpus=_CPUS, include_dashboard=False, log_to_driver=False, configure_logging=False)
 
 
-def _kill_after(files: RunFiles) -> None:
+def _kill_after(files: RunFiles, victim: int) -> None:
     limit = time.monotonic() + _WAIT_S
     while time.monotonic() < limit:
         if any(record.step >= KILL_AFTER for record in files.read_steps()):
-            os.kill(files.read_attempts()[0].workers[1].pid, signal.SIGKILL)
+            os.kill(files.read_attempts()[0].workers[victim].pid, signal.SIGKILL)
             return
         time.sleep(0.01)
 
@@ -128,18 +129,19 @@ def one_round(base: TrainSpec, settings: Settings, home: Path, number: int) -> d
     """Every side once."""
     workdir = home / f"plain-{number}"
     workdir.mkdir()
-    run_apart(plain_side, base, settings, workdir)
+    victim = (number + 1) % 2
+    run_apart(plain_side, base, settings, workdir, victim)
     found = {"plain": late_plain(workdir)}
     sides = {
-        "restart": {"standby": 1},
-        "restart_without_standby": {},
+        "restart": {},
+        "restart_with_standby": {"standby": 1},
         "continue": {"fault_tolerance": FaultTolerance.CONTINUE},
     }
     for side, changes in sides.items():
         spec = base.model_copy(update={**changes, "run": f"{side}-{number}"})
-        run_apart(linnet_side, spec, settings)
+        run_apart(linnet_side, spec, settings, victim)
         found[side] = late_linnet(RunFiles(Storage(settings.root), spec.run))
-        print(f"round {number}: {side} {found[side]}, plain {found['plain']}", file=sys.stderr)
+        print(f"round {number}, rank {victim}: {side} {found[side]}, plain {found['plain']}", file=sys.stderr)
     return found
 
 

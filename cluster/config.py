@@ -119,7 +119,10 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     *parents, leaf = dotted.split(".")
     target = tree
     for name in parents:
-        target = target.setdefault(name, {})
+        # What is left out and what is null are the same: a section that its first key makes.
+        if target.get(name) is None:
+            target[name] = {}
+        target = target[name]
         if not isinstance(target, dict):
             raise ConfigError(
                 f"`{override}` goes through `{name}`, which is a plain value.", code="config.override"

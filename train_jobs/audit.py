@@ -14,9 +14,8 @@ import numpy as np
 from cluster.config import Settings, StrictModel
 from cluster.errors import IntegrityError, NotFoundError
 from cluster.manifest import LedgerHead
-from cluster.state.database import open_database
 from cluster.storage import Storage
-from train_jobs import certificate, checkpoint, ledger, runs
+from train_jobs import certificate, checkpoint, ending, ledger
 from train_jobs.certificate import Verdict
 from train_jobs.ledger import Segment
 from train_jobs.run_files import RunFiles
@@ -85,9 +84,8 @@ def audit_run(run: str, settings: Settings) -> Audit:
             hint="`linnet train list` prints the runs.",
         )
     spec = parse_stored_spec(files.storage.read_bytes(files.spec).decode(), files.spec)
-    with open_database(settings.state_url).snapshot() as session:
-        finished_at = runs.finished_at(session, run, spec.sha256)
-    return audit(files, spec, finished_at=finished_at)
+    end = ending.read(files)
+    return audit(files, spec, finished_at=end.step if end else 0)
 
 
 def audit(files: RunFiles, spec: TrainSpec, *, finished_at: int = 0) -> Audit:

@@ -9,7 +9,7 @@ from cluster.config import StrictModel, validate
 from train_jobs.ledger import StepEntry
 from train_jobs.run_files import RunFiles, read_lines
 
-_SCALARS = ("draws", "learning_rate", "loss", "grad_norm")
+_SCALARS = ("draws", "learning_rate", "loss", "grad_norm", "fingerprint")
 
 
 class Verdict(StrEnum):
@@ -34,8 +34,9 @@ class Certificate(StrictModel):
 def compare(recorded: StepEntry, replayed: StepEntry) -> str | None:
     """The first difference between two records of one step, both values in full; None when there is none.
 
-    Sample ids, then draws, learning rate, loss and gradient norm. Floats are equal when they print alike in
-    full: a NaN equals a NaN, and 0.0 is not -0.0.
+    Sample ids, then draws, learning rate, loss and gradient norm, which follow from the weights before the
+    step, and the fingerprint of those after it, which follows from the optimizer's state too. Floats are
+    equal when they print alike in full: a NaN equals a NaN, and 0.0 is not -0.0.
     """
     samples = _compare_samples(recorded, replayed)
     if samples is not None:

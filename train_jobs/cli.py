@@ -28,20 +28,21 @@ def run_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a spec to its end and publish the result; repeat it to resume."""
-    from train_jobs import driver, sft
+    from train_jobs import driver, planning, room, sft
     from train_jobs.spec_files import load_spec
 
     settings = Settings.load(root)
     spec = load_spec(file, overrides or [], settings)
-    todo = driver.plan(spec, settings)
+    todo = planning.plan(spec, settings)
     if not todo.is_done and not output.confirm(_plan_lines(todo), yes=yes, dry_run=dry_run):
+        checked = room.was_checked(todo, settings)
         output.emit_mutation(
             target=f"run/{spec.run}",
             applied=False,
             dry_run=True,
-            detail=todo.model_dump(mode="json"),
+            detail={**todo.model_dump(mode="json"), "room_checked": checked},
             as_json=as_json,
-            sentence=f"Nothing was done; the run {spec.run} can be trained.",
+            sentence=f"Nothing was done; {_promise(spec.run, checked=checked)}.",
             next_command=" ".join(["linnet train run", file, *(overrides or []), "--yes"]),
         )
         return
@@ -137,8 +138,16 @@ def cancel_command(
     )
 
 
+def _promise(run: str, *, checked: bool) -> str:
+    if checked:
+        return f"the run {run} can be trained, and the cluster has room for it"
+    return (
+        f"the run {run} can be trained where there is room: no cluster stands whose CPUs and memory to check"
+    )
+
+
 def _plan_lines(todo: object) -> list[str]:
-    from train_jobs.driver import Plan
+    from train_jobs.planning import Plan
 
     assert isinstance(todo, Plan)
     spec = todo.spec

@@ -45,7 +45,7 @@ class PackedDataset:
     """Sample i consists of whole rows: of row i alone, or with packing of the rows that `packs` says.
 
     Row r is `input_ids[offsets[r]:offsets[r + 1]]`, and `labels` alike; `answers[r]` counts its tokens that
-    take part in the loss. `dropped` has a line of JSON, reason and id, for each row that is not used.
+    take part in the loss. `dropped_lines` has one of JSON, id and reason, for each row that is not used.
     """
 
     row_ids: Sequence[str]
@@ -114,8 +114,8 @@ class PackedDataset:
 
     def _dropped(self) -> Iterator[tuple[str, str]]:
         for line in self.dropped_lines.tobytes().splitlines():
-            reason, name = json.loads(line)
-            yield reason, name
+            row = json.loads(line)
+            yield row["reason"], row["id"]
 
 
 class Packs(Sequence[list[int]]):

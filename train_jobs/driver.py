@@ -6,116 +6,59 @@ import contextlib
 import os
 import signal
 import sys
-import threading
-import traceback
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from cluster import runtime
 from cluster.config import Settings, StrictModel
-from cluster.errors import ConfigError, InterruptedRunError, LinnetError, NotFoundError
-from cluster.manifest import VersionKind
 from cluster.recovery import receipts
-from cluster.refs import VersionRef
 from cluster.registry import ModelStore
 from cluster.state.database import Database, open_database
 from cluster.storage import Storage
-from train_jobs import checkpoint, encoded_uses, preflight, publish, runs, timeline
+from train_jobs import checkpoint, encoded_uses, ending, inputs, preflight, publish, runs, timeline
+from train_jobs.ending import Ending, Why
+from train_jobs.inputs import Inputs
+from train_jobs.planning import Plan, plan
 from train_jobs.progress import Follower, Reporter
-from train_jobs.ray_errors import brief, get, unwrap
+from train_jobs.ray_errors import get
+from train_jobs.recording import driver_log, is_recorded_as_finished, recorded
+from train_jobs.room import require_room
 from train_jobs.run_files import RunFiles
 from train_jobs.runs import RunStatus
 from train_jobs.spec import TrainSpec
-from train_jobs.spec_files import as_resumed, parse_stored_spec, require_same
-from train_jobs.tracking import require_installed
+from train_jobs.stopping import listen, told_to_stop
 
 if TYPE_CHECKING:
     from train_jobs.encoded import EncodedData
 
 
 class RunResult(StrictModel):
-    """How a run ended. `trained` is False when it had been finished before."""
+    """How a run ended, at which step and why. `trained` is False when it had been finished before."""
 
     run: str
     trained: bool
     step: int
+    why: Why
     published: list[str]
     directory: str
-
-
-class Plan(StrictModel):
-    """A spec that was found fit to run; `spec` names its base exactly, `missing` is not published yet."""
-
-    spec: TrainSpec
-    base: VersionRef
-    resume_step: int
-    targets: list[str]
-    missing: list[str]
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is left to train or to publish."""
-        return 0 < self.spec.max_steps <= self.resume_step and not self.missing
-
-
-def plan(spec: TrainSpec, settings: Settings) -> Plan:
-    """Check a spec against the store and against the run it may resume; changes nothing.
-
-    Raises NotFoundError for an unknown model or missing data, ConfigError for a base that cannot be
-    trained, ConflictError for a changed spec or a version name that is taken.
-    """
-    store = ModelStore.open(settings)
-    base = store.resolve(spec.model)
-    kind = store.manifest(base).kind
-    if kind not in (VersionKind.BASE, VersionKind.MERGED):
-        raise ConfigError(
-            f"`{base}` is of the kind {kind.value}, which nothing can be trained on.",
-            code="train.base_kind",
-            hint=f"Accepted kinds: base, merged. `linnet models show {base.model}` lists the versions.",
-        )
-    require_installed(spec)
-    for path in filter(None, (spec.data.train, spec.data.validation)):
-        if not Path(path).exists():
-            raise NotFoundError(
-                f"There is no training data at `{path}`.",
-                code="train.no_data",
-                hint="`linnet data prepare icwsm2014` (or icwsm2014-preferences) builds the examples' data.",
-            )
-    exact = spec.model_copy(update={"model": str(base)})
-    files = RunFiles(Storage(settings.root), spec.run)
-    if files.storage.exists(files.spec):
-        stored = parse_stored_spec(files.storage.read_bytes(files.spec).decode(), files.spec)
-        exact = as_resumed(exact, stored)
-        require_same(stored, exact)
-    steps = checkpoint.committed_steps(files)
-    left = publish.missing(store, exact, base)
-    return Plan(
-        spec=exact,
-        base=base,
-        resume_step=max(steps, default=0),
-        targets=[str(target.ref) for target in publish.targets(exact, base)],
-        missing=[str(target.ref) for target in left],
-    )
 
 
 def train(spec: TrainSpec, settings: Settings, *, stream: TextIO | None = None) -> RunResult:
     """Train and publish what the spec asks for and is not there yet.
 
-    Besides what `plan` and `fit.fit` raise: ConflictError while another driver trains this run,
-    InterruptedRunError on SIGINT, SIGTERM and `linnet train cancel`; then the run can be resumed.
+    Besides what `plan` and `fit.fit` raise: ConflictError while another driver trains this run and where
+    its data have changed, InterruptedRunError on SIGINT, SIGTERM and `linnet train cancel`; then the run
+    can be resumed.
     """
     todo = plan(spec, settings)
     files = RunFiles(Storage(settings.root), spec.run)
     database = open_database(settings.state_url)
-    if todo.is_done:
-        Reporter(stream).say(
-            f"The run {spec.run} is finished: all {todo.spec.max_steps} steps, and published."
-        )
-        if _is_recorded_as_finished(database, spec.run):
-            return _result(todo, files)
+    was_done = todo.is_done
+    if todo.end is not None and was_done:
+        Reporter(stream).say(f"The run {spec.run} is finished: {_told(todo.end)}, and published.")
+        if is_recorded_as_finished(database, spec.run):
+            return _result(todo, todo.end, files, trained=False)
     launch = uuid.uuid4().hex
     with database.transaction() as session:
         runs.claim(
@@ -126,18 +69,18 @@ def train(spec: TrainSpec, settings: Settings, *, stream: TextIO | None = None) 
             total_steps=todo.spec.max_steps,
         )
     with (
-        _told_to_stop(),
-        _driver_log(files) as log,
-        _recorded(database, files, log),
+        told_to_stop(),
+        driver_log(files) as log,
+        recorded(database, files, log),
         # Ray prints the raylet's complaints to stdout, which is for results.
         contextlib.redirect_stdout(log or sys.stderr),
     ):
         files.storage.write_atomic(files.spec, todo.spec.to_yaml().encode())
-        if not todo.is_done:
-            todo = _Drive(todo, settings, files, database, launch, Reporter(stream, log)).carry_out()
+        drive = _Drive(todo, settings, files, database, launch, Reporter(stream, log))
+        end = drive.finish(todo.end) if todo.end is not None and was_done else drive.carry_out()
         with database.transaction() as session:
             runs.require(session, spec.run).published = todo.targets
-    return _result(todo, files)
+    return _result(todo, end, files, trained=not was_done)
 
 
 @dataclass(frozen=True)
@@ -151,38 +94,50 @@ class _Drive:
     launch: str
     reporter: Reporter
 
-    def carry_out(self) -> Plan:
-        """Train what is missing, then publish what is missing; returns the plan with its steps known."""
+    def carry_out(self) -> Ending:
+        """Train what is missing, then publish what is missing; returns how the training ended."""
         from train_jobs import fit
 
         fit.set_environment()
         runtime.attach(self.settings)
         # Ray has put its own handler of SIGTERM, which exits at once.
-        _listen()
-        base = ModelStore.open(self.settings).manifest(self.todo.base)
-        fit.require_room(self.todo.spec, base.parameters)
-        drive = self if self._is_trained() else self._train()
-        if drive.todo.missing:
-            drive._publish()
-        return drive.todo
+        listen()
+        known = self.todo.end
+        if known is not None and self._has_good_checkpoint(known.step):
+            return self.finish(known)
+        return self._train()
 
-    def _is_trained(self) -> bool:
-        if not self.todo.spec.max_steps:
-            return False
+    def _has_good_checkpoint(self, step: int) -> bool:
         newest = checkpoint.discover(self.files).newest
-        return newest is not None and newest.manifest.step >= self.todo.spec.max_steps
+        return newest is not None and newest.manifest.step >= step
 
-    def _train(self) -> _Drive:
+    def finish(self, end: Ending) -> Ending:
+        """Write down how the training ended, then publish what is missing."""
+        ending.write(self.files, end)
+        if self.todo.missing:
+            self._publish()
+        return end
+
+    def _train(self) -> Ending:
         spec = self.todo.spec
+        # Before the data are encoded, which takes long, and again when it is known how long their rows are.
+        require_room(self.todo, self.settings)
         self.reporter.say(f"{spec.run}: encoding {spec.data.train}")
         dataset = self._encoded(spec.data.train, packing=spec.packing)
         validation = None
         if spec.eval_steps and spec.data.validation:
             validation = self._encoded(spec.data.validation, packing=False)
+        inputs.settle(self.files, self._inputs(dataset, validation), has_begun=self.todo.has_begun)
+        require_room(self.todo, self.settings, *filter(None, [dataset, validation]))
         preflight.check_batch(spec, dataset.samples)
-        drive = self._with_steps(dataset.samples)
-        drive._fit(dataset, validation)
-        return drive
+        return self._with_steps(dataset.samples)._fit(dataset, validation)
+
+    def _inputs(self, dataset: EncodedData, validation: EncodedData | None) -> Inputs:
+        return Inputs(
+            train=dataset.fingerprint,
+            validation=validation.fingerprint if validation else None,
+            base=inputs.base_identity(ModelStore.open(self.settings).manifest(self.todo.base)),
+        )
 
     def _with_steps(self, samples: int) -> _Drive:
         """The same launch with its number of steps known, and written down."""
@@ -196,7 +151,7 @@ class _Drive:
             row.total_steps, row.spec_sha256 = spec.max_steps, spec.sha256
         return replace(self, todo=self.todo.model_copy(update={"spec": spec}))
 
-    def _fit(self, dataset: EncodedData, validation: EncodedData | None) -> None:
+    def _fit(self, dataset: EncodedData, validation: EncodedData | None) -> Ending:
         from train_jobs import fit
         from train_jobs.entry import WorkerJob
         from train_jobs.formation import coordinator
@@ -210,20 +165,22 @@ class _Drive:
             dataset=dataset,
             validation=validation,
         )
+        ending.forget(self.files)
         try:
             with Follower(
                 self.files, self.reporter, total=spec.max_steps, every=spec.logging_steps, tick=self._renew
             ):
-                fit.fit(job)
+                step = fit.fit(job)
         finally:
             draw(self.files)
+        return self.finish(ending.at_step(step, spec))
 
     def _encoded(self, path: str, *, packing: bool) -> EncodedData:
         """The data as files that all workers map, made unless they are there."""
         from train_jobs import encoding_task
 
         found = encoding_task.encode(self.todo.spec, self.settings, self.todo.base, path, packing=packing)
-        for sentence in encoding_task.sentences(found):
+        for sentence in encoding_task.sentences(found, path):
             self.reporter.say(sentence)
         with self.database.snapshot() as session:
             active = runs.active_names(session)
@@ -269,87 +226,18 @@ def draw(files: RunFiles) -> None:
     files.storage.write_atomic(files.plot, loss_png(files.run, steps, told, kept))
 
 
-@contextlib.contextmanager
-def _recorded(database: Database, files: RunFiles, log: TextIO | None) -> Iterator[None]:
-    """Write how the run ended, whichever way it leaves the block."""
-    try:
-        yield
-    except (InterruptedRunError, KeyboardInterrupt) as error:
-        status = _end(database, files, RunStatus.INTERRUPTED, "interrupted")
-        raise InterruptedRunError(
-            f"The run {files.run} is {status.value}; what was committed is kept.",
-            hint="Running the same command again resumes it.",
-        ) from error
-    except LinnetError as error:
-        _end(database, files, RunStatus.FAILED, f"{error.code}: {error.message}")
-        raise
-    except Exception as error:
-        if log is not None:
-            traceback.print_exc(file=log)
-        found = unwrap(error) or LinnetError(
-            f"The run {files.run} ended with {brief(error)}",
-            code="train.failed",
-            hint=f"`linnet train logs {files.run}` has the whole of it; the same command resumes the run.",
-        )
-        _end(database, files, RunStatus.FAILED, f"{found.code}: {found.message}")
-        raise found from error
-    _end(database, files, RunStatus.FINISHED, "completed")
+def _told(end: Ending) -> str:
+    if end.why is Why.EARLY_STOPPING:
+        return f"stopped after step {end.step}, since it got no better"
+    return f"all {end.step} steps"
 
 
-def _is_recorded_as_finished(database: Database, run: str) -> bool:
-    with database.snapshot() as session:
-        return any(row.name == run and row.status == RunStatus.FINISHED for row in runs.all_runs(session))
-
-
-def _end(database: Database, files: RunFiles, status: RunStatus, reason: str) -> RunStatus:
-    told = timeline.summarize(files.read_attempts(), files.read_steps())
-    with database.transaction() as session:
-        row = runs.require(session, files.run)
-        if status is RunStatus.INTERRUPTED and row.status == RunStatus.CANCELLING.value:
-            status, reason = RunStatus.CANCELLED, row.reason
-        row.step, row.attempts = told.step, len(told.attempts)
-        runs.set_status(session, row, status, reason)
-    return status
-
-
-@contextlib.contextmanager
-def _told_to_stop() -> Iterator[None]:
-    """Let SIGTERM stop the run as Ctrl-C does, and put the former handlers back afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    _listen()
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _listen() -> None:
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
-@contextlib.contextmanager
-def _driver_log(files: RunFiles) -> Iterator[TextIO | None]:
-    """logs/driver.log, appended to; None on an object store, where the journals must do."""
-    if not files.storage.is_local:
-        yield None
-        return
-    files.storage.make_dirs(files.logs)
-    files.storage.append_line(f"{files.logs}/driver.log", f"--- pid {os.getpid()}".encode())
-    with files.storage.local_path(f"{files.logs}/driver.log").open("a", encoding="utf-8") as log:
-        yield log
-
-
-def _result(todo: Plan, files: RunFiles) -> RunResult:
+def _result(todo: Plan, end: Ending, files: RunFiles, *, trained: bool) -> RunResult:
     return RunResult(
         run=todo.spec.run,
-        trained=not todo.is_done,
-        step=todo.spec.max_steps,
+        trained=trained,
+        step=end.step,
+        why=end.why,
         published=todo.targets,
         directory=f"{files.storage.url.rstrip('/')}/{files.directory}",
     )

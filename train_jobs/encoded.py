@@ -27,10 +27,10 @@ from train_jobs.data.reading import fingerprint
 from train_jobs.data.tables import data_files
 from train_jobs.dataset import Samples, map_dataset
 from train_jobs.encoded_uses import ROOT, directory_of, note_use, trim_copies
-from train_jobs.encoding import PACK_PREFIX, Contents, DroppedRows, Way, encode_into
+from train_jobs.encoding import DROPPED, PACK_PREFIX, Contents, DroppedRows, Longest, Way, encode_into
 from train_jobs.spec import TrainSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _LOG = logging.getLogger(__name__)
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".gguf")
 # Both have a say in what a row becomes.
@@ -71,12 +71,22 @@ class EncodedManifest(Manifest):
 
 
 class EncodedData(StrictModel):
-    """What a driver hands to workers in place of the data: `samples` of them, of `rows`, under `key`."""
+    """What a driver hands to workers in place of the data: `samples` of them, of `rows`, under `key`.
+
+    `fingerprint` is what a run that goes on must find unchanged.
+    """
 
     key: str
+    fingerprint: str
     rows: int
     samples: int
+    longest: Longest
     dropped: dict[str, DroppedRows]
+
+    @property
+    def dropped_file(self) -> str:
+        """Where every row that is not used is named with its reason, relative to the root."""
+        return f"{directory_of(self.key)}/{DROPPED}"
 
 
 def prepare(
@@ -102,7 +112,14 @@ def prepare(
     if found is None:
         found = shelf.make(recipe, path, store.local_dir(base), before)
     told = found.contents
-    return EncodedData(key=recipe.key, rows=told.rows, samples=told.samples, dropped=told.dropped)
+    return EncodedData(
+        key=recipe.key,
+        fingerprint=found.fingerprint,
+        rows=told.rows,
+        samples=told.samples,
+        longest=told.longest,
+        dropped=told.dropped,
+    )
 
 
 def open_encoded(encoded: EncodedData, settings: Settings) -> Samples:

@@ -61,11 +61,26 @@ class DroppedRows(StrictModel):
     first_ids: tuple[str, ...] = ()
 
 
+class Longest(StrictModel):
+    """The most tokens that a sample has, of pairs a side, and the most that take part in its loss."""
+
+    tokens: int = 0
+    answers: int = 0
+
+    def or_longer(self, other: Longest) -> Longest:
+        """The most of both."""
+        return Longest(
+            tokens=max(self.tokens, other.tokens),
+            answers=max(self.answers, other.answers),
+        )
+
+
 class Contents(StrictModel):
     """What was written: `rows`, of which `samples` are made (packs, or rows), and what was left out."""
 
     rows: int
     samples: int
+    longest: Longest
     dropped: dict[str, DroppedRows]
 
 
@@ -77,14 +92,18 @@ def encode_into(directory: Path, path: str, tokenizer_dir: Path, way: Way) -> Co
     """
     with _DroppedRows(directory / DROPPED) as dropped:
         if way.method is Method.DPO:
-            rows = _write_pairs(directory, path, _tokenizer(tokenizer_dir), way.max_length, dropped)
+            rows, longest = _write_pairs(directory, path, _tokenizer(tokenizer_dir), way.max_length, dropped)
         else:
-            rows = _write_answers(directory, path, _tokenizer(tokenizer_dir), way.max_length, dropped)
+            rows, longest = _write_answers(
+                directory, path, _tokenizer(tokenizer_dir), way.max_length, dropped
+            )
     by_count = dict(sorted(dropped.by_reason.items(), key=lambda item: -item[1].count))
     if not rows:
         raise nothing_usable(path, {reason: found.count for reason, found in by_count.items()})
-    packs = rows if way.packing_seed is None else _write_packs(directory, way.max_length, way.packing_seed)
-    return Contents(rows=rows, samples=packs, dropped=by_count)
+    samples = rows
+    if way.packing_seed is not None:
+        samples, longest = _write_packs(directory, way.max_length, way.packing_seed)
+    return Contents(rows=rows, samples=samples, longest=longest, dropped=by_count)
 
 
 def column_path(directory: Path, column: str) -> Path:
@@ -92,25 +111,35 @@ def column_path(directory: Path, column: str) -> Path:
     return directory / f"{column}.bin"
 
 
-def _write_answers(directory: Path, path: str, tokenizer: Any, max_length: int, dropped: _DroppedRows) -> int:
+def _write_answers(
+    directory: Path, path: str, tokenizer: Any, max_length: int, dropped: _DroppedRows
+) -> tuple[int, Longest]:
+    """How many rows were written, and the longest of them."""
     examples = cast("Iterator[Example]", usable(_rows(path, Method.SFT, ANSWER_FORMATS), dropped))
     with _Rows(directory) as rows:
         for sample in usable(encode_all(examples, tokenizer, max_length), dropped):
             rows.add(sample)
-        return rows.count
+        return rows.count, rows.longest
 
 
-def _write_pairs(directory: Path, path: str, tokenizer: Any, max_length: int, dropped: _DroppedRows) -> int:
+def _write_pairs(
+    directory: Path, path: str, tokenizer: Any, max_length: int, dropped: _DroppedRows
+) -> tuple[int, Longest]:
+    """How many pairs were written, and the longest sides of them."""
     pairs = cast("Iterator[Pair]", usable(_rows(path, Method.DPO, PAIR_FORMATS), dropped))
     with _Rows(directory / CHOSEN) as chosen, _Rows(directory / REJECTED) as rejected:
         for pair in usable(encode_pairs(pairs, tokenizer, max_length), dropped):
             chosen.add(pair.chosen)
             rejected.add(pair.rejected)
-        return chosen.count
+        return chosen.count, chosen.longest.or_longer(rejected.longest)
 
 
-def _write_packs(directory: Path, max_length: int, seed: int) -> int:
-    offsets = np.memmap(column_path(directory, "offsets"), TYPES["offsets"], mode="r")
+def _write_packs(directory: Path, max_length: int, seed: int) -> tuple[int, Longest]:
+    """How many packs the rows make, and the longest of them."""
+    offsets, answers = (
+        np.memmap(column_path(directory, name), TYPES[name], mode="r") for name in ("offsets", "answers")
+    )
+    longest = Longest()
     with ExitStack() as stack:
         starts, rows = (
             stack.enter_context(_Column(directory, name)) for name in ("pack_offsets", "pack_rows")
@@ -122,7 +151,9 @@ def _write_packs(directory: Path, max_length: int, seed: int) -> int:
             end += len(pack)
             starts.add([end])
             count += 1
-    return count
+            tokens = int(sum(offsets[row + 1] - offsets[row] for row in pack))
+            longest = longest.or_longer(Longest(tokens=tokens, answers=int(answers[pack].sum())))
+    return count, longest
 
 
 def _rows(path: str, method: Method, accepted: Collection[Format]) -> Iterator[Example | Pair | Dropped]:
@@ -180,6 +211,7 @@ class _Rows:
         self._directory = directory
         self._stack = ExitStack()
         self.count = self._tokens = self._id_bytes = 0
+        self.longest = Longest()
 
     def __enter__(self) -> Self:
         names = ("input_ids", "labels", "offsets", "answers", "ids", "id_offsets")
@@ -199,13 +231,15 @@ class _Rows:
         columns["labels"].add(row.labels)
         columns["offsets"].add([self._tokens])
         # The first token is never predicted, so its label cannot count.
-        columns["answers"].add([sum(label != IGNORED for label in row.labels[1:])])
+        answers = sum(label != IGNORED for label in row.labels[1:])
+        columns["answers"].add([answers])
+        self.longest = self.longest.or_longer(Longest(tokens=len(row.input_ids), answers=answers))
         columns["ids"].add(np.frombuffer(name, np.uint8))
         columns["id_offsets"].add([self._id_bytes])
 
 
 class _DroppedRows(_File):
-    """Reason and id of each row that is not used, a line each."""
+    """Id and reason of each row that is not used, a line each."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -215,4 +249,4 @@ class _DroppedRows(_File):
         found = self.by_reason.get(row.reason, DroppedRows())
         first = (*found.first_ids, row.id)[:_FIRST_IDS]
         self.by_reason[row.reason] = DroppedRows(count=found.count + 1, first_ids=first)
-        self._stream.write(json.dumps([row.reason, row.id]).encode() + b"\n")
+        self._stream.write(json.dumps({"id": row.id, "reason": row.reason}).encode() + b"\n")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 
 from cluster.errors import InterruptedRunError, LinnetError
+from train_jobs.base_config import BaseConfig
+from train_jobs.encoded import EncodedData
+from train_jobs.encoding import Longest
 from train_jobs.entry import WorkerJob, train_loop
 from train_jobs.formation import ray_signals
 from train_jobs.memory import memory_estimate
@@ -31,10 +35,16 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def require_room(spec: TrainSpec, parameters: int) -> None:
+def require_room(
+    spec: TrainSpec,
+    parameters: int,
+    config: BaseConfig | None = None,
+    encoded: Sequence[EncodedData] = (),
+) -> None:
     """Raise ConfigError when the cluster's nodes cannot hold the workers, with the nearest spec that fits.
 
-    `parameters` counts those of the base.
+    `parameters` counts those of the base, `config` is its configuration. Before its data are `encoded`, rows
+    count as nothing: what is refused then would not fit with any.
     """
     import ray
 
@@ -43,7 +53,8 @@ def require_room(spec: TrainSpec, parameters: int) -> None:
         for node in ray.nodes()
         if node["Alive"]
     ]
-    check_fits(spec, nodes, lambda changed: memory_estimate(changed, parameters))
+    longest = reduce(Longest.or_longer, (data.longest for data in encoded), Longest())
+    check_fits(spec, nodes, lambda changed: memory_estimate(changed, parameters, config, longest))
 
 
 def fit(job: WorkerJob) -> int:

@@ -6,8 +6,8 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from statistics import median
 
 from train_jobs import early_stop
@@ -19,20 +19,24 @@ from train_jobs.timeline import last_of_each_step
 from train_jobs.tracking import Trackers, metrics_of
 
 _RECENT = 20
+Numbers = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Past:
     """What decisions look back at, alike on every member.
 
-    `pending` are the entries that no checkpoint holds, `metrics` theirs by step; `evaluations` are all
-    `(step, loss)`, `losses` the latest.
+    `pending` are the entries that no checkpoint holds, `metrics` and `evaluated` what else is told of them,
+    by step; `evaluations` are all `(step, loss)`, `losses` the latest; `skips` counts the newest steps in a
+    row that were left out.
     """
 
     pending: list[StepEntry]
     evaluations: list[tuple[int, float]]
     losses: list[float]
-    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    metrics: dict[int, Numbers] = field(default_factory=dict)
+    evaluated: dict[int, Numbers] = field(default_factory=dict)
+    skips: int = 0
 
 
 def entry_of(result: StepResult, attempt: int) -> StepEntry:
@@ -46,6 +50,7 @@ def entry_of(result: StepResult, attempt: int) -> StepEntry:
         weight=result.weight,
         tokens=result.tokens,
         draws=result.draws,
+        fingerprint=result.fingerprint,
         attempt=attempt,
         skipped=not result.applied,
     )
@@ -57,10 +62,13 @@ class Journal:
     def __init__(self, files: RunFiles, trackers: Trackers) -> None:
         self._files, self._trackers = files, trackers
         self._pending: list[StepEntry] = []
-        self._metrics: dict[int, dict[str, float]] = {}
+        self._metrics: dict[int, Numbers] = {}
+        self._evaluated: dict[int, Numbers] = {}
         self._on_disk = 0
         self.evaluations: list[tuple[int, float]] = []
         self._losses: deque[float] = deque(maxlen=_RECENT)
+        # How many of the newest steps in a row left the weights as they were.
+        self.skips = 0
 
     def pending(self) -> list[StepEntry]:
         """The entries that no checkpoint holds yet, in order."""
@@ -84,48 +92,63 @@ class Journal:
     def take_up(self, past: Past) -> None:
         """Go on from what the member whose state was taken over had kept."""
         self._pending, self.evaluations = list(past.pending), list(past.evaluations)
-        self._metrics = dict(past.metrics)
+        self._metrics, self._evaluated = dict(past.metrics), dict(past.evaluated)
         self._losses = deque(past.losses, maxlen=_RECENT)
+        self.skips = past.skips
 
     def past(self) -> Past:
         """What this member keeps, for one that takes over its state."""
-        return Past(self.pending(), list(self.evaluations), self.losses, dict(self._metrics))
+        return Past(
+            self.pending(),
+            list(self.evaluations),
+            self.losses,
+            metrics=dict(self._metrics),
+            evaluated=dict(self._evaluated),
+            skips=self.skips,
+        )
 
     def past_at(self, step: int) -> Past:
         """What a member would have kept at a checkpoint's step, read from what earlier attempts wrote."""
         records = [record for record in last_of_each_step(self._files.read_steps()) if record.step <= step]
         applied = [record.loss for record in records if record.applied]
-        return Past([], early_stop.evaluations(records, step), applied[-_RECENT:])
+        skips = sum(1 for _ in takewhile(lambda record: not record.applied, reversed(records)))
+        return Past([], early_stop.evaluations(records, step), applied[-_RECENT:], skips=skips)
 
     def enter(self, result: StepResult, attempt: int) -> StepEntry:
         """Keep a step that every member has taken."""
         entry = entry_of(result, attempt)
         self._pending.append(entry)
         self._metrics[entry.step] = result.metrics
+        self.skips = 0 if result.applied else self.skips + 1
         if result.applied:
             self._losses.append(result.loss)
         return entry
 
+    def enter_evaluation(self, step: int, found: Numbers) -> None:
+        """Keep what the validation samples came to after a step."""
+        self.evaluations.append((step, found["eval_loss"]))
+        self._evaluated[step] = found
+
     def trim(self, committed: int) -> None:
         """A checkpoint of the step `committed` is complete."""
         self._pending = [entry for entry in self._pending if entry.step > committed]
-        self._metrics = {entry.step: self._metrics[entry.step] for entry in self._pending}
+        for told in (self._metrics, self._evaluated):
+            for step in [step for step in told if step <= committed]:
+                del told[step]
 
-    def write(self, entry: StepEntry, seconds: float, evaluation: Mapping[str, float]) -> None:
+    def write(self, entry: StepEntry, seconds: float) -> None:
         """As rank 0: metrics.jsonl for people, witness.jsonl for the next certificate."""
-        self._write(entry, time.time(), entry.tokens / seconds, seconds, evaluation)
+        self._write(entry, time.time(), entry.tokens / seconds, seconds)
 
-    def catch_up(self, now: float, evaluation: Mapping[str, float]) -> None:
+    def catch_up(self, now: float) -> None:
         """As the new rank 0: write the steps that the one before had no time to write; how long they took
-        went with it. `evaluation` is that of the newest.
+        went with it.
         """
         written = max((record.step for record in self._files.read_steps()), default=0)
         for entry in [pending for pending in self._pending if pending.step > written]:
-            self._write(entry, now, 0.0, 0.0, evaluation if entry is self._pending[-1] else {})
+            self._write(entry, now, 0.0, 0.0)
 
-    def _write(
-        self, entry: StepEntry, at: float, tokens_per_s: float, step_s: float, evaluation: Mapping[str, float]
-    ) -> None:
+    def _write(self, entry: StepEntry, at: float, tokens_per_s: float, step_s: float) -> None:
         record = StepRecord(
             step=entry.step,
             loss=entry.loss,
@@ -138,7 +161,7 @@ class Journal:
             at=at,
             applied=not entry.skipped,
             metrics=self._metrics.get(entry.step, {}),
-            eval=dict(evaluation),
+            eval=self._evaluated.get(entry.step, {}),
         )
         self._files.add_step(record)
         self._trackers.log(entry.step, metrics_of(record))

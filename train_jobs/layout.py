@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -16,6 +17,12 @@ from train_jobs.weights import live_weights
 Tensors = Mapping[str, torch.Tensor]
 # Entered while others are waited for.
 Waiting = Callable[[], AbstractContextManager[None]]
+
+
+def fingerprint_of(parameters: Iterable[torch.Tensor]) -> str:
+    """A digest of each tensor's sum: one reading of them, and nothing is copied."""
+    sums = [torch.sum(parameter.detach(), dtype=torch.float64).item() for parameter in parameters]
+    return hashlib.blake2b(repr(sums).encode(), digest_size=8).hexdigest()
 
 
 class Layout(Protocol):
@@ -44,6 +51,10 @@ class Layout(Protocol):
 
     def clip(self, max_norm: float, group: Group) -> float:
         """Scale the gradients down to `max_norm`; returns the norm that they had, alike on every worker."""
+        ...
+
+    def fingerprint(self, group: Group) -> str:
+        """A digest that changes with the trained weights, alike on every worker."""
         ...
 
     def weights(self) -> Tensors:
@@ -96,6 +107,10 @@ class Whole:
     def clip(self, max_norm: float, group: Group) -> float:
         """Everybody has all gradients."""
         return float(torch.nn.utils.clip_grad_norm_(self._parameters, max_norm))
+
+    def fingerprint(self, group: Group) -> str:
+        """Everybody has all weights."""
+        return fingerprint_of(self._parameters)
 
     def weights(self) -> Tensors:
         """The live weights."""

@@ -9,6 +9,7 @@ attempt that died. Going on needs the newest segment's name only, never the chai
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, ValidationError
 
 from cluster.config import StrictModel
-from cluster.errors import ConflictError, IntegrityError
+from cluster.errors import ConflictError, IntegrityError, NotFoundError
 from cluster.manifest import LedgerHead
+from train_jobs import checkpoint
 from train_jobs.run_files import RunFiles
 from train_jobs.spec import TrainSpec
 
 SUFFIX = ".parquet"
+_NAME = re.compile(r"(?P<first>\d+)-(?P<last>\d+)-(?P<digest>[0-9a-f]{8})\.parquet")
 _ABOUT = b"linnet.ledger"
 _SAMPLES = "samples"
 _SCHEMA = pa.schema(
@@ -37,6 +40,7 @@ _SCHEMA = pa.schema(
         ("weight", pa.int64()),
         ("tokens", pa.int64()),
         ("draws", pa.string()),
+        ("fingerprint", pa.string()),
         ("attempt", pa.int64()),
         ("skipped", pa.bool_()),
     ]
@@ -47,7 +51,8 @@ class StepEntry(StrictModel):
     """What one step trained and came to.
 
     `samples` are the dataset indices in batch order, `draws` the digest of the seeds of all random draws,
-    `weight` what the loss is a mean over; `skipped` tells that the batch was bad and passed over on purpose.
+    `fingerprint` one of the weights after the step, `weight` what the loss is a mean over; `skipped` tells
+    that the batch was bad and passed over on purpose.
     """
 
     # A bad step's loss may be NaN or infinite, which plain JSON would turn into null.
@@ -61,6 +66,7 @@ class StepEntry(StrictModel):
     weight: int
     tokens: int
     draws: str
+    fingerprint: str
     attempt: int
     skipped: bool = False
 
@@ -166,6 +172,55 @@ def chain(files: RunFiles, head: LedgerHead | None) -> Iterator[Segment]:
         segment = read_segment(files, head)
         yield segment
         head = segment.meta.previous
+
+
+def head_of(files: RunFiles, first: int, last: int) -> LedgerHead | None:
+    """The end of the newest chain that ends at one of the steps `first` to `last`; None before step 1.
+
+    Checkpoints of later steps, which may lie there from before a damaged one was passed over, do not count.
+    Raises IntegrityError `ledger.lost` where no such chain is left.
+    """
+    for step in reversed(checkpoint.committed_steps(files)):
+        try:
+            head = checkpoint.manifest_of(files, step).ledger
+        except (NotFoundError, IntegrityError):
+            continue
+        if head is not None and first <= head.last_step <= last:
+            return head
+    if first <= 0:
+        return None
+    found = _head_by_name(files, first)
+    if found is None:
+        raise IntegrityError(
+            f"No record is left of the steps up to {first} of the run `{files.run}`.",
+            code="ledger.lost",
+            hint=f"`linnet train audit {files.run}` says what is left; the same command resumes from there.",
+            retryable=True,
+        )
+    return found
+
+
+def _head_by_name(files: RunFiles, last: int) -> LedgerHead | None:
+    """The segment that ends at `last`, whose checkpoint is gone; its name has a part of its hash."""
+    for name in segment_files(files):
+        match = _NAME.fullmatch(name)
+        if match is None or int(match["last"]) != last:
+            continue
+        data = files.storage.read_bytes(f"{files.ledger}/{name}")
+        digest = hashlib.sha256(data).hexdigest()
+        if digest[:8] != match["digest"]:
+            continue
+        meta = SegmentMeta.model_validate_json(pq.read_schema(pa.BufferReader(data)).metadata[_ABOUT])
+        before = meta.previous.samples_total if meta.previous else 0
+        count = (last - int(match["first"]) + 1) * meta.batch_size
+        return LedgerHead(
+            file=name,
+            sha256=digest,
+            first_step=int(match["first"]),
+            last_step=last,
+            samples_total=before + count,
+        )
+    return None
 
 
 def segment_files(files: RunFiles) -> list[str]:

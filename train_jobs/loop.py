@@ -40,8 +40,8 @@ class StepResult:
     """A step that every member has taken.
 
     `loss` is the mean over the step's weight (answer tokens, or pairs); `samples` are the dataset
-    indices that were trained, in batch order, as the members that trained them say; `applied` is
-    False when the loss was bad and the weights were left as they are.
+    indices that were trained, in batch order, as the members that trained them say; `fingerprint` is of
+    the weights after it; `applied` is False when the loss was bad and the weights were left as they are.
     """
 
     step: int
@@ -52,6 +52,7 @@ class StepResult:
     weight: int
     tokens: int
     draws: str
+    fingerprint: str
     metrics: dict[str, float]
     applied: bool
     wishes: Wishes
@@ -117,10 +118,9 @@ class Loop:
         mark: Mark,
         *,
         ceiling: float = math.inf,
-        rehearse: bool = False,
     ) -> StepResult:
         """Train `step`, counted from 1; the weights stay as they are where its loss is above `ceiling` or
-        not finite, or where the step is but rehearsed.
+        not finite.
 
         Raises GroupLostError, and whatever the computation raises; the weights are unchanged then, unless
         `is_updating`.
@@ -142,8 +142,11 @@ class Loop:
         mark(Phase.COMPUTING, step)
         loss, rate = sum(losses) / weight, learning_rate(self.spec, step)
         applied = math.isfinite(loss) and math.isfinite(norm) and loss <= ceiling
-        if applied and not rehearse:
+        if applied:
+            self.is_updating = True
             self._apply(rate)
+        fingerprint = self.layout.fingerprint(group)
+        self.is_updating = False
         self.forget()
         return StepResult(
             step=step,
@@ -154,6 +157,7 @@ class Loop:
             weight=weight,
             tokens=self.objective.tokens(samples),
             draws=self.draws(step, self.microbatch_divisor),
+            fingerprint=fingerprint,
             metrics={name: value / weight for name, value in metrics.items()},
             applied=applied,
             wishes=agreed,
@@ -241,9 +245,7 @@ class Loop:
     def _apply(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.is_updating = True
         self.optimizer.step()
-        self.is_updating = False
 
 
 def _part_rows(rows: int, divisor: int) -> int:

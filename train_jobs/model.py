@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from cluster.errors import ConfigError, IntegrityError
+from cluster.errors import ConfigError, IntegrityError, did_you_mean, one_of
 from train_jobs.data.rendering import IGNORED
 from train_jobs.dataset import PackedDataset
 from train_jobs.isolation import require_isolation
@@ -126,6 +126,8 @@ def attach_lora(base: Any, spec: PeftSpec, seed: int) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
+    if not isinstance(spec.target_modules, str):
+        _require_targets(base, spec.target_modules)
     targets = spec.target_modules if isinstance(spec.target_modules, str) else list(spec.target_modules)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -146,6 +148,26 @@ def attach_lora(base: Any, spec: PeftSpec, seed: int) -> Any:
             code="train.target_modules",
             hint="Name linear layers of the model (q_proj, v_proj, …), or write all-linear.",
         ) from None
+
+
+def _require_targets(base: Any, targets: Sequence[str]) -> None:
+    """Raise ConfigError for the first name that no module has; PEFT is content when one of them fits."""
+    names = {name for name, _ in base.named_modules()}
+    for target in targets:
+        if any(name == target or name.endswith(f".{target}") for name in names):
+            continue
+        known = {name.rpartition(".")[2] for name, module in base.named_modules() if _is_linear(module)}
+        raise ConfigError(
+            f"`peft.target_modules` names `{target}`, and no module of the model is called so."
+            f"{did_you_mean(target, sorted(known))}",
+            code="train.target_modules",
+            hint=f"Linear layers of the model: {one_of(sorted(known))}; all-linear takes all but the head.",
+        )
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    # GPT-2's are no torch.nn.Linear, and those in fewer bits are subclasses of it.
+    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def require_finite(directory: Path) -> None:

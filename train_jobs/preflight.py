@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import ConfigError
+from train_jobs.base_config import BaseConfig
+from train_jobs.merge import require_storable
 from train_jobs.parallel import ParallelSpec, Strategy
-from train_jobs.spec import PeftSpec, QuantizationSpec, TrainSpec
+from train_jobs.spec import BadRows, PeftSpec, QuantizationSpec, TrainSpec
 
 Estimate = Callable[[TrainSpec], int]
 
 _GIB = 2**30
 _WAYS_NAMED = 3
+_SHORTEST_NAMED = 64
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,23 @@ def check_fits(spec: TrainSpec, nodes: Sequence[Node], bytes_per_worker: Estimat
         raise _too_few_cpus(spec, nodes, bytes_per_worker)
     if _places(spec, nodes, bytes_per_worker(spec)) < _wanted(spec):
         raise _too_little_memory(spec, nodes, bytes_per_worker)
+
+
+def check_base(spec: TrainSpec, dtype: str, config: BaseConfig) -> None:
+    """Refuse what the base cannot be trained to: rows longer than it knows positions for, and a version in
+    a `dtype` that its files have and trained weights cannot be stored in.
+
+    Raises ConfigError `train.context` and `train.merge_dtype`.
+    """
+    if config.context is not None and spec.max_length > config.context:
+        raise ConfigError(
+            f"`max_length` is {spec.max_length}, and `{spec.model}` is made for rows of at most "
+            f"{config.context} tokens.",
+            code="train.context",
+            hint=f"Set `max_length={config.context}`, or train a base with a longer context.",
+        )
+    if spec.publish is not None and spec.publish.version is not None:
+        require_storable(dtype)
 
 
 def check_batch(spec: TrainSpec, dataset_size: int) -> None:
@@ -79,7 +99,8 @@ def _too_few_cpus(spec: TrainSpec, nodes: Sequence[Node], bytes_per_worker: Esti
 def _too_little_memory(spec: TrainSpec, nodes: Sequence[Node], bytes_per_worker: Estimate) -> ConfigError:
     need = bytes_per_worker(spec)
     places = _places(spec, nodes, need)
-    ways = _fitting([*_fewer_workers(spec, places), *_lighter_workers(spec)], nodes, bytes_per_worker)
+    kinds = (_fewer_workers(spec, places), *_lighter_workers(spec))
+    ways = [way for kind in kinds for way in _fitting(kind, nodes, bytes_per_worker)[:1]]
     largest = max(node.memory_bytes for node in nodes)
     return ConfigError(
         f"{_group(spec)} need about {need / _GIB:.1f} GiB each; the nodes have room for {places} of the "
@@ -120,8 +141,14 @@ def _fewer_threads(spec: TrainSpec) -> Iterator[_Way]:
         yield _changed(spec, f"threads_per_worker={count}", threads_per_worker=count)
 
 
-def _lighter_workers(spec: TrainSpec) -> Iterator[_Way]:
-    """Ways to a smaller worker that keep the batch: the one that changes the training least first."""
+def _lighter_workers(spec: TrainSpec) -> Iterator[Iterator[_Way]]:
+    """Kinds of ways to a smaller worker that keep the batch; what changes the training least comes first."""
+    yield _fewer_rows(spec)
+    yield _cheaper_kinds(spec)
+    yield _shorter_rows(spec)
+
+
+def _fewer_rows(spec: TrainSpec) -> Iterator[_Way]:
     rows, accumulation = spec.per_device_train_batch_size, spec.gradient_accumulation_steps
     for fewer in (n for n in range(rows - 1, 0, -1) if rows % n == 0):
         steps = accumulation * rows // fewer
@@ -131,6 +158,9 @@ def _lighter_workers(spec: TrainSpec) -> Iterator[_Way]:
             per_device_train_batch_size=fewer,
             gradient_accumulation_steps=steps,
         )
+
+
+def _cheaper_kinds(spec: TrainSpec) -> Iterator[_Way]:
     if not spec.gradient_checkpointing:
         yield _changed(spec, "gradient_checkpointing=true", gradient_checkpointing=True)
     if spec.peft is None:
@@ -138,6 +168,17 @@ def _lighter_workers(spec: TrainSpec) -> Iterator[_Way]:
     elif spec.quantization is None and not spec.is_sharded:
         bits = QuantizationSpec(load_in_4bit=True)
         yield _changed(spec, "quantization.load_in_4bit=true", quantization=bits)
+
+
+def _shorter_rows(spec: TrainSpec) -> Iterator[_Way]:
+    """Half the length, and so on; rows that are longer are then left out."""
+    skips = spec.data.on_bad_rows is BadRows.SKIP
+    data = spec.data.model_copy(update={"on_bad_rows": BadRows.SKIP})
+    length = spec.max_length // 2
+    while length >= _SHORTEST_NAMED:
+        overrides = f"max_length={length}" + ("" if skips else " data.on_bad_rows=skip")
+        yield _changed(spec, overrides, max_length=length, data=data)
+        length //= 2
 
 
 def _smaller_batches(spec: TrainSpec, dataset_size: int) -> Iterator[_Way]:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from cluster.config import Settings
@@ -16,10 +17,12 @@ from cluster.registry import ModelStore
 from cluster.storage import Storage
 from train_jobs import checkpoint
 from train_jobs.checkpoint import Committed
+from train_jobs.data.records import Example, Pair
 from train_jobs.run_files import RunFiles
 from train_jobs.spec import TrainSpec
 
 _TASK_PROMPTS = 4
+_ROWS_READ = 256
 _FULL_DISK = ("no space left", "disk quota exceeded")
 
 
@@ -83,12 +86,12 @@ def publish_run(settings: Settings, spec: TrainSpec, base: VersionRef) -> list[s
 
 
 def task_prompts(path: str) -> list[str]:
-    """What the user says in a few rows of a dataset, evenly spread over it."""
-    from train_jobs.data.reading import read_examples
+    """What the user says in a few rows of a dataset, evenly spread over its beginning."""
+    from train_jobs.data.reading import detect_format, iter_examples, usable
 
-    examples = read_examples(path).examples
-    users = [next((m.content for m in e.messages if m.role == "user"), None) for e in examples]
-    texts = [text for text in users if text]
+    examples: Iterator[Example | Pair] = usable(iter_examples(path, detect_format(path)), [])
+    users = (next((m.content for m in e.messages if m.role == "user"), None) for e in examples)
+    texts = list(islice(filter(None, users), _ROWS_READ))
     return texts[:: max(1, len(texts) // _TASK_PROMPTS)][:_TASK_PROMPTS]
 
 
@@ -126,7 +129,7 @@ class _Publisher:
         if every.exists():
             merge.fill(base_dir, every, full, dtype=dtype)
         else:
-            merge.merge(base_dir, self.trained, full, dtype=dtype)
+            merge.merge(base_dir, self.trained, full, base=str(self.base), dtype=dtype)
         return full, golden.compute(full, prompts=self.prompts)
 
 

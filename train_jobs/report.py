@@ -14,7 +14,8 @@ from cluster.recovery.receipts import Receipt
 from cluster.state.database import open_database
 from cluster.state.tables import utc_now
 from cluster.storage import Storage
-from train_jobs import checkpoint, runs, timeline
+from train_jobs import checkpoint, ending, runs, timeline
+from train_jobs.ending import Why
 from train_jobs.run_files import AttemptRecord, RunFiles, StepRecord, WorkerRecord, read_lines
 from train_jobs.runs import RunStatus
 from train_jobs.timeline import Cause
@@ -25,6 +26,7 @@ _IN_FULL = 3
 def describe(run: str, settings: Settings) -> dict[str, Any]:
     """Everything known of a run, as JSON takes it. Raises NotFoundError for an unknown one.
 
+    `end` tells at which step it ended and why, None while it has not.
     `goodput` is the share of the time since the first step began that went into steps that count.
     """
     with open_database(settings.state_url).snapshot() as session:
@@ -36,9 +38,11 @@ def describe(run: str, settings: Settings) -> dict[str, Any]:
     workers = _live_workers(attempts) if status in runs.ACTIVE else []
     trains = status in runs.ACTIVE and status is not RunStatus.PUBLISHING
     kept = receipts.read(files.storage, files.receipts)
+    end = ending.read(files)
     return {
         **row,
         "step": max(told.step, row["step"]),
+        "end": end.model_dump(mode="json") if end else None,
         "attempts": [attempt.model_dump(mode="json") for attempt in told.attempts],
         "steps_redone": told.steps_redone,
         "recovered_s": told.recovered_s,
@@ -59,7 +63,7 @@ def render(told: dict[str, Any]) -> list[str]:
     lines = [
         f"run         {told['run']}",
         f"status      {told['status']} ({told['reason']})",
-        f"step        {told['step']}/{told['total_steps']}, loss {loss}",
+        f"step        {told['step']}/{told['total_steps']}, loss {loss}{_stopped_early(told['end'])}",
         f"published   {', '.join(told['published']) or '-'}",
         f"checkpoints {', '.join(map(str, told['checkpoints'])) or '-'}",
         f"directory   {told['directory']}",
@@ -72,6 +76,12 @@ def render(told: dict[str, Any]) -> list[str]:
         )
     lines += [f"rank {w['rank']:<7}pid {w['pid']} on {w['node_ip']}" for w in told["workers"]]
     return [*lines, *_receipts(told), *_timeline(told)]
+
+
+def _stopped_early(end: dict[str, Any] | None) -> str:
+    if end is None or end["why"] != Why.EARLY_STOPPING:
+        return ""
+    return f"; stopped after step {end['step']}, since it got no better"
 
 
 def _receipts(told: dict[str, Any]) -> list[str]:

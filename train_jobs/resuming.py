@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,8 +80,9 @@ class Resuming:
         told = self._spread(held, group, source, own)
         self.has_state = True
         self._journal.take_up(told.past)
-        if formation.source is Source.PEER and group.rank == 0:
-            self.head = _newest_head(self._files)
+        if from_peer and group.rank == 0:
+            checkpoint.sweep(self._files, formation.attempt)
+            self.head = ledger.head_of(self._files, self._first_pending() - 1, told.step)
         self._begin_comparing(formation, told)
         return told.skipped or self._skipped
 
@@ -129,8 +131,9 @@ class Resuming:
         if not group.from_rank(0, held is not None):
             return
         told = self._spread(held, group, 0, -1)
-        result = self._trainee.loop.run_step(told.step + 1, group, Wishes(), mark, rehearse=True)
         (recorded,) = told.expected.values()
+        ceiling = -math.inf if recorded.skipped else math.inf
+        result = self._trainee.loop.run_step(recorded.step, group, Wishes(), mark, ceiling=ceiling)
         self._rehearsed = (recorded, entry_of(result, formation.attempt))
         mark(Phase.RESTORING, told.step)
 
@@ -157,7 +160,12 @@ class Resuming:
         segment = newest.manifest.ledger
         if former is None or former.manifest.step + 1 != segment.first_step:
             return None
-        return self._rehearsal(former, ledger.read_segment(self._files, segment).entries()[0])
+        try:
+            recorded = ledger.read_segment(self._files, segment).entries()[0]
+        except (NotFoundError, IntegrityError) as error:
+            self._no_proof = f"nothing to repeat could be read: {error.message}"
+            return None
+        return self._rehearsal(former, recorded)
 
     def _rehearsal(self, begin: checkpoint.Committed, recorded: StepEntry) -> _State:
         at = self._restore(begin)
@@ -239,13 +247,17 @@ class Resuming:
         )
         return position.step
 
+    def _first_pending(self) -> int:
+        pending = self._journal.pending()
+        return pending[0].step if pending else self._trainee.step + 1
+
     def _begin_comparing(self, formation: Formation, told: _State) -> None:
         self._restored, self._attempt = told.step, formation.attempt
         self._expected, self._replayed = told.expected, []
         began_anew = told.step == 0 and not told.expected
         restored = formation.source is Source.CHECKPOINT and not began_anew
         # Survivors whose run has no commit yet had nothing to restore, and nothing to prove it by.
-        self._is_open = restored and self._rehearsed is None
+        self._is_open = restored and self._rehearsed is None and not self._no_proof
 
     def _certificate(self, verdict: Verdict, difference: str = "", note: str = "") -> Certificate:
         if verdict is Verdict.NOTHING and not note:
@@ -258,8 +270,3 @@ class Resuming:
             difference=difference,
             note=note,
         )
-
-
-def _newest_head(files: RunFiles) -> LedgerHead | None:
-    steps = checkpoint.committed_steps(files)
-    return checkpoint.manifest_of(files, steps[-1]).ledger if steps else None

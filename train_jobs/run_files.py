@@ -68,6 +68,8 @@ class RunFiles:
         self.run = run
         self.directory = f"runs/{run}"
         self.spec = f"{self.directory}/spec.yaml"
+        self.inputs = f"{self.directory}/inputs.json"
+        self.end = f"{self.directory}/end.json"
         self.metrics = f"{self.directory}/metrics.jsonl"
         self.attempts = f"{self.directory}/attempts.jsonl"
         self.logs = f"{self.directory}/logs"

@@ -158,13 +158,6 @@ def active_names(session: Session) -> set[str]:
     return {row.name for row in all_runs(session) if effective(row, now)[0] in ACTIVE}
 
 
-def finished_at(session: Session, name: str, spec_sha256: str) -> int:
-    """The step at which a run of this spec finished; 0 for one that has not, or is not known."""
-    row = session.get(RunRow, name)
-    known = row is not None and row.status == RunStatus.FINISHED and row.spec_sha256 == spec_sha256
-    return row.step if row is not None and known else 0
-
-
 def as_dict(row: RunRow, now: datetime) -> dict[str, Any]:
     """A row for `--json` and tables."""
     status, reason = effective(row, now)

@@ -9,9 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from cluster.config import Settings
-from cluster.errors import LinnetError
+from cluster.errors import LinnetError, StorageError
 from cluster.manifest import LedgerHead
 from cluster.registry import ModelStore
+from cluster.retry import Retry
 from train_jobs import checkpoint, ledger, retention, state
 from train_jobs.checkpoint import Committed
 from train_jobs.formation.messages import Formation
@@ -131,13 +132,20 @@ class Saver:
         )
 
     def _commit(self, contents: dict[str, bytes | memoryview], due: _Due) -> Committed:
-        pinned = retention.pinned_steps(self._store, self._spec.run)
+        retry, step = Retry(), due.position.step
+        # Newer ones may lie there damaged, so that neither of these is the newest by its number.
+        ours = frozenset({self.committed_step, step})
+        pinned = ours | retry.call(lambda: retention.pinned_steps(self._store, self._spec.run))
         new = [entry for entry in due.entries if entry.step > self.committed_step]
-        head = ledger.write_segment(self._files, new, self.head, self._spec, dataset_size=due.dataset_size)
+        head = retry.call(
+            lambda: ledger.write_segment(
+                self._files, new, self.head, self._spec, dataset_size=due.dataset_size
+            )
+        )
         committed = checkpoint.commit(
             self._files,
             contents,
-            step=due.position.step,
+            step=step,
             attempt=due.formation.attempt,
             world_size=due.formation.size,
             metrics=due.metrics,
@@ -145,8 +153,15 @@ class Saver:
             make_room=lambda needed: retention.make_room(self._files, needed, pinned),
         )
         self.head = head
-        self._on_committed(due.position.step)
-        _LOG.info("step %d committed", due.position.step)
-        for removed in retention.prune(self._files, self._spec, pinned):
-            _LOG.info("removed the checkpoint of step %d: %s", removed.step, removed.reason)
+        self._on_committed(step)
+        _LOG.info("step %d committed", step)
+        self._prune(pinned)
         return committed
+
+    def _prune(self, pinned: frozenset[int]) -> None:
+        """What is not removed now is removed after the next commit."""
+        try:
+            for removed in retention.prune(self._files, self._spec, pinned):
+                _LOG.info("removed the checkpoint of step %d: %s", removed.step, removed.reason)
+        except StorageError as error:
+            _LOG.warning("old checkpoints stay for now: %s", error.message)

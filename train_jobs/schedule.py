@@ -8,7 +8,12 @@ from train_jobs.spec import SchedulerType, TrainSpec
 
 
 def warmup_steps(spec: TrainSpec) -> int:
-    """Steps over which the learning rate rises from 0: `warmup_steps`, or else `warmup_ratio` of all."""
+    """Steps over which the learning rate rises from 0: `warmup_steps`, or else `warmup_ratio` of all.
+
+    None under `constant`, which transformers lets begin at its full value.
+    """
+    if spec.lr_scheduler_type is SchedulerType.CONSTANT:
+        return 0
     return spec.warmup_steps or math.ceil(spec.max_steps * spec.warmup_ratio)
 
 

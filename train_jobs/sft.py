@@ -13,6 +13,7 @@ from cluster.cli import output
 from cluster.config import Settings
 from cluster.errors import ExitCode, InterruptedRunError, LinnetError, UsageError
 from train_jobs.driver import RunResult, train
+from train_jobs.ending import Why
 from train_jobs.spec_files import load_spec
 
 _USAGE = "python train_jobs/{sft,dpo}.py FILE [key.sub=value ...] [--json]"
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def show(result: RunResult, *, as_json: bool) -> None:
     """The result of a run as the mutation contract, or as a sentence and the next command."""
-    did = f"finished after {result.step} steps" if result.trained else "was finished before; nothing was done"
+    did = _did(result)
     published = f", published as {', '.join(result.published)}" if result.published else ""
     newest = result.published[-1] if result.published else ""
     following = f"linnet rollout start {newest} --weight 10" if newest else f"linnet train show {result.run}"
@@ -56,6 +57,13 @@ def show(result: RunResult, *, as_json: bool) -> None:
         sentence=f"The run {result.run} {did}{published}. Its directory: {result.directory}",
         next_command=following,
     )
+
+
+def _did(result: RunResult) -> str:
+    if not result.trained:
+        return "was finished before; nothing was done"
+    early = ", since it got no better" if result.why is Why.EARLY_STOPPING else ""
+    return f"finished after {result.step} steps{early}"
 
 
 if __name__ == "__main__":

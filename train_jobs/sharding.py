@@ -6,6 +6,7 @@ moment, so that it can be left like every other exchange, and the shards outlive
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from train_jobs import optimizers
 from train_jobs.formation.group import Group
-from train_jobs.layout import Tensors, Waiting, layers_of, parameters_of, split
+from train_jobs.layout import Tensors, Waiting, fingerprint_of, layers_of, parameters_of, split
 from train_jobs.pieces import Piece, collect, deal
 from train_jobs.spec import TrainSpec
 from train_jobs.tensor_file import TensorFile
@@ -64,6 +65,11 @@ class Sharded:
             # It leaves the gradient of a whole layer that was not summed yet, and the next backward pass
             # would add to it.
             parameter._unsharded_param.grad = None
+
+    def fingerprint(self, group: Group) -> str:
+        """Of all ranks' rows."""
+        told = group.gather(fingerprint_of(self._parameters))
+        return hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest()
 
     def point_gradients(self, flat: torch.Tensor) -> None:
         """FSDP2 adds to what it finds, so that sums land in `flat`; the optimizer finds it there."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from enum import StrEnum
 from fractions import Fraction as Ratio
@@ -13,6 +12,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from cluster.config import StrictModel
 from cluster.errors import ConflictError
+from train_jobs import spec_keys
 from train_jobs.parallel import ParallelSpec, Strategy, parallel_misfit
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -21,11 +21,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class SchedulerType(StrEnum):
-    """How the learning rate falls after the warm-up."""
+    """How the learning rate falls after the warm-up; `constant` has none."""
 
     LINEAR = "linear"
     COSINE = "cosine"
     CONSTANT = "constant"
+    CONSTANT_WITH_WARMUP = "constant_with_warmup"
 
 
 class Method(StrEnum):
@@ -72,6 +73,13 @@ class Mismatch(StrEnum):
     WARN = "warn"
 
 
+class BadRows(StrEnum):
+    """What follows rows that cannot be used."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
 class DataSpec(StrictModel):
     """Files of samples.
 
@@ -82,6 +90,7 @@ class DataSpec(StrictModel):
 
     train: str
     validation: str | None = None
+    on_bad_rows: BadRows = BadRows.STOP
 
 
 class PeftSpec(StrictModel):
@@ -272,8 +281,8 @@ class TrainSpec(StrictModel):
 
     @property
     def sha256(self) -> str:
-        """Identity of the resolved spec."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Identity of what the resolved spec computes."""
+        return spec_keys.digest(self)
 
     def with_steps(self, samples: int) -> TrainSpec:
         """The spec with `max_steps` as `num_train_epochs` passes over so many samples make it, if given.

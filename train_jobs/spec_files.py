@@ -6,13 +6,13 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from cluster.config import Settings, load_yaml, validate
 from cluster.errors import ConfigError, ConflictError
-from train_jobs.spec import DataSpec, TrainSpec
+from train_jobs.spec import TrainSpec
+from train_jobs.spec_keys import deciding
 
 _VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)\}|(?P<plain>\w+))")
 
@@ -30,11 +30,11 @@ def load_spec(path: str | Path, overrides: Iterable[str] = (), settings: Setting
             hint="Give one of them; the override `max_steps=0` or `num_train_epochs=null` takes one back.",
         )
     home = (settings or Settings.load()).home
-    data = DataSpec(
-        train=expand_path(spec.data.train, home),
-        validation=expand_path(spec.data.validation, home) if spec.data.validation else None,
-    )
-    return spec.model_copy(update={"data": data})
+    paths = {
+        "train": expand_path(spec.data.train, home),
+        "validation": expand_path(spec.data.validation, home) if spec.data.validation else None,
+    }
+    return spec.model_copy(update={"data": spec.data.model_copy(update=paths)})
 
 
 def parse_stored_spec(text: str, source: str) -> TrainSpec:
@@ -71,21 +71,14 @@ def as_resumed(given: TrainSpec, stored: TrainSpec) -> TrainSpec:
 
 
 def require_same(stored: TrainSpec, given: TrainSpec) -> None:
-    """Raise ConflictError naming every key in which a run's spec was changed."""
-    differing = sorted(_differences(stored.model_dump(mode="json"), given.model_dump(mode="json")))
-    if not differing:
-        return
-    listed = "; ".join(f"`{key}` is {new!r}, the run has {old!r}" for key, old, new in differing)
-    raise ConflictError(
-        f"The run `{given.run}` was started with another spec: {listed}.",
-        code="train.spec_changed",
-        hint="Give the changed spec another `run` name, or take the change back to resume this one.",
+    """Raise ConflictError naming every key that decides what is computed and was changed."""
+    before, now = deciding(stored), deciding(given)
+    listed = "; ".join(
+        f"`{key}` is {now[key]!r}, the run has {old!r}" for key, old in before.items() if now[key] != old
     )
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterable[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
-    elif old != new:
-        yield prefix, old, new
+    if listed:
+        raise ConflictError(
+            f"The run `{given.run}` was started with another spec: {listed}.",
+            code="train.spec_changed",
+            hint="Give the changed spec another `run` name, or take the change back to resume this one.",
+        )

@@ -29,7 +29,8 @@ _BUFFERS = 2
 class Position(StrictModel):
     """How far a run is. The next sample follows from these alone.
 
-    `base_sha256` identifies the files of the base version, `data_fingerprint` the samples.
+    `base_sha256` identifies the files of the base version, `data_fingerprint` the samples, `spec_sha256` the
+    keys of the spec that decide what is computed.
     """
 
     step: int

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
 from cluster.config import Settings
-from cluster.manifest import VersionManifest
 from cluster.refs import VersionRef
 from cluster.registry import ModelStore
 from train_jobs import model as models
 from train_jobs.formation.group import Group
+from train_jobs.inputs import base_identity
 from train_jobs.layout import Layout, Waiting, Whole
 from train_jobs.loop import Loop
 from train_jobs.objectives import Objective, Samples, make_objective
@@ -43,7 +42,7 @@ class Trainee:
     ) -> None:
         self.spec, self.base, self.dataset = spec, base, dataset
         self._store = ModelStore.open(settings)
-        self.base_sha256 = _identity(self._store.manifest(base))
+        self.base_sha256 = base_identity(self._store.manifest(base))
         self._is_over = is_over
         self._divisor = 1
         self._rank: int | None = None
@@ -91,8 +90,3 @@ class Trainee:
     def cut_microbatches(self, divisor: int) -> None:
         """Compute microbatches in so many parts from now on."""
         self._divisor = self.loop.microbatch_divisor = divisor
-
-
-def _identity(manifest: VersionManifest) -> str:
-    listing = "".join(f"{entry.sha256}  {name}\n" for name, entry in sorted(manifest.files.items()))
-    return hashlib.sha256(listing.encode()).hexdigest()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from typing import Any
 
 from cluster.errors import IntegrityError, LinnetError
 from cluster.recovery.classes import Signal
 from cluster.storage import Storage
+from train_jobs import bad_loss
 from train_jobs.certificate import Certificate, Verdict
 from train_jobs.early_stop import EarlyStop
 from train_jobs.entry import WorkerJob
@@ -23,8 +23,9 @@ from train_jobs.loop import StepResult, Wishes
 from train_jobs.objectives import Samples, make_objective
 from train_jobs.resuming import Resuming
 from train_jobs.run_files import RunFiles
+from train_jobs.sampling import step_samples
 from train_jobs.saving import Saver
-from train_jobs.spec import BadLoss, Mismatch
+from train_jobs.spec import Mismatch
 from train_jobs.tracking import Trackers
 from train_jobs.trainee import Trainee
 from train_jobs.worker_log import log_to_file
@@ -126,10 +127,10 @@ class Worker:
     def _complete_step(self, formation: Formation, group: Group) -> None:
         """What a failure left undone after the step that the formation goes on from."""
         step = self.trainee.step
-        evaluation = self._evaluate(group, step)
+        self._evaluate(group, step)
         if group.rank == 0:
             self.member.mark(Phase.SAVING)
-            self.journal.catch_up(time.time(), evaluation)
+            self.journal.catch_up(time.time())
         if self._agree(group, self._is_save_step(step) and self.saver.committed_step < step):
             self._save(formation, group, at_once=False)
 
@@ -155,12 +156,13 @@ class Worker:
             self._certify(group, certificate)
         if not result.applied:
             self._bad_loss(result)
-        evaluation = self._evaluate(group, result.step)
+        self._evaluate(group, result.step)
         seconds = time.monotonic() - began
         if group.rank == 0:
             self.member.mark(Phase.SAVING)
-            self.journal.write(entry, seconds, evaluation)
-            self.member.advanced(result.step, seconds, proof, "" if result.applied else _told_of(result))
+            self.journal.write(entry, seconds)
+            skipped = "" if result.applied else bad_loss.told_of(result)
+            self.member.advanced(result.step, seconds, proof, skipped)
             self.saver.witnessed()
 
     def _certify(self, group: Group, certificate: Certificate) -> None:
@@ -175,24 +177,24 @@ class Worker:
             )
 
     def _bad_loss(self, result: StepResult) -> None:
-        names = ", ".join(self.trainee.dataset.ids[index] for index in result.samples)
-        told = f"{_told_of(result)}; its samples are {names}"
-        if self.spec.failures.on_bad_loss is BadLoss.STOP:
-            raise LinnetError(
-                f"{told}.",
-                code="train.bad_loss" if math.isfinite(result.loss) else "train.not_finite",
-                hint="Lower learning_rate, look at these samples with `linnet data inspect`, or set "
-                "`failures.on_bad_loss=skip`.",
-            )
-        _LOG.warning("skipped: %s", told)
+        rule, skips = self.spec.failures.on_bad_loss, self.journal.skips
+        error = bad_loss.error_of(rule, result, skips, self._sample_ids)
+        if error is not None:
+            raise error
+        names = ", ".join(self._sample_ids(result.step))
+        _LOG.warning("skipped: %s; its samples are %s", bad_loss.told_of(result), names)
 
-    def _evaluate(self, group: Group, step: int) -> dict[str, float]:
-        """What the validation samples come to after a step that is due for it; once a step."""
+    def _sample_ids(self, step: int) -> list[str]:
+        ids, batch = self.trainee.dataset.ids, self.spec.global_batch_size
+        return [ids[i] for i in step_samples(self.spec.seed, step, dataset_size=len(ids), batch_size=batch)]
+
+    def _evaluate(self, group: Group, step: int) -> None:
+        """See what the validation samples come to after a step that is due for it; once a step."""
         spec, member, trainee = self.spec, self.member, self.trainee
         if self._validation is None or not spec.eval_steps or not step or step % spec.eval_steps:
-            return {}
+            return
         if self.journal.eval_loss(step) is not None:
-            return {}
+            return
         member.mark(Phase.EVALUATING, step)
         todo = Evaluation(
             spec,
@@ -203,8 +205,7 @@ class Worker:
             in_step=trainee.layout.is_sharded,
         )
         found = evaluate_together(todo, group, lambda: member.mark(Phase.EVALUATING), member.waiting)
-        self.journal.evaluations.append((step, found["eval_loss"]))
-        return found
+        self.journal.enter_evaluation(step, found)
 
     def _save_is_due(self, result: StepResult) -> bool:
         wishes = result.wishes
@@ -234,7 +235,3 @@ class Worker:
             self.saver.drain()
             self.journal.close()
             self.member.finished(self.trainee.step)
-
-
-def _told_of(result: StepResult) -> str:
-    return f"Step {result.step} has the loss {result.loss} and the gradient norm {result.grad_norm}"

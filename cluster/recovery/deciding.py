@@ -75,10 +75,12 @@ def _stop(situation: Situation, streak: Sequence[PastFailure]) -> Decision | Non
         )
     if failure_class in FREE:
         return None
-    if _is_deterministic(situation, streak):
+    guilty = _guilty_slots(situation, streak)
+    if guilty:
+        parts = f"{'slot' if len(guilty) == 1 else 'slots'} {', '.join(map(str, guilty))}"
         return _stopped(
             Reason.DETERMINISTIC,
-            f"{failure_class} {_REPEATS} times in a row in step {step + 1}{_ranks(situation, streak)}: "
+            f"{failure_class} {_REPEATS} times in a row in step {step + 1}, {parts} each time: "
             "trying again would meet it again",
         )
     if 0 <= situation.max_failures <= len(streak):
@@ -86,23 +88,18 @@ def _stop(situation: Situation, streak: Sequence[PastFailure]) -> Decision | Non
     return None
 
 
-def _is_deterministic(situation: Situation, streak: Sequence[PastFailure]) -> bool:
-    """Whether the same work has failed alike so often that it will again."""
+def _guilty_slots(situation: Situation, streak: Sequence[PastFailure]) -> list[int]:
+    """The parts of one step that were in hand each time it failed alike, so often that they will fail again.
+
+    Ranks say nothing: a slot changes hands whenever a group shrinks or grows.
+    """
     if situation.failure_class not in _MAY_BE_THE_PROGRAM or can_shrink(situation):
-        return False
+        return []
+    this = (situation.failure_class, situation.step)
     last = streak[-(_REPEATS - 1) :]
-    this = (situation.failure_class, situation.step, situation.victim_rank)
-    same = [past for past in last if (past.failure_class, past.step, past.victim_rank) == this]
-    were_at_work = situation.at_work and all(past.at_work for past in same)
-    return len(same) == _REPEATS - 1 and were_at_work
-
-
-def _ranks(situation: Situation, streak: Sequence[PastFailure]) -> str:
-    last = [*(past.victim_rank for past in streak[-(_REPEATS - 1) :]), situation.victim_rank]
-    known = sorted({rank for rank in last if rank is not None})
-    if not known:
-        return ""
-    return f", rank {known[0]} each time" if len(known) == 1 else f", ranks {', '.join(map(str, known))}"
+    if [(past.failure_class, past.step) for past in last] != [this] * (_REPEATS - 1):
+        return []
+    return sorted(set(situation.victim_slots).intersection(*(past.victim_slots for past in last)))
 
 
 def _spent(situation: Situation, streak: Sequence[PastFailure]) -> str:

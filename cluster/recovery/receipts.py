@@ -33,7 +33,9 @@ class Receipt(StrictModel):
     what happened, `code` is that of the error where it is one of ours, `decided` what was decided.
     `attempt_after` is None when nothing came after, or not yet. `step` is the furthest step, `reached`
     the one that the run was at, which after a restore is behind it; `place` is the victim's rank in its
-    formation, and `at_work` tells whether it was computing. `samples` are the ids of the step that is to
+    formation, `slots` are its parts of a step (none are known of earlier releases), and `at_work` tells
+    whether it was computing them. `joins` is the number of the failure whose further victim this is: it
+    counts as one with that. `samples` are the ids of the step that is to
     blame, for a bad loss and for what stopped the run. `goodput` is the share of the run's wall time so
     far that went into steps that count, 0 until the run is past the failure.
     """
@@ -52,7 +54,9 @@ class Receipt(StrictModel):
     committed_step: int
     reached: int = 0
     place: int | None = None
+    slots: tuple[int, ...] = ()
     at_work: bool = True
+    joins: int | None = None
     victim: Victim | None = None
     at: float
     detect_s: float
@@ -96,17 +100,19 @@ def history(kept: Sequence[Receipt]) -> list[PastFailure]:
     gives it a new budget. An interrupted launch, or a lost driver, ends nothing.
     """
     stops = [place for place, receipt in enumerate(kept) if receipt.strategy is Strategy.STOP]
-    return [_past(receipt) for receipt in kept[stops[-1] + 1 if stops else 0 :]]
+    since = kept[stops[-1] + 1 if stops else 0 :]
+    return [_past(receipt, since) for receipt in since if receipt.joins is None]
 
 
-def _past(receipt: Receipt) -> PastFailure:
+def _past(receipt: Receipt, all_of_them: Sequence[Receipt]) -> PastFailure:
+    """A failure as one, however many victims it had."""
+    victims = [one for one in all_of_them if receipt.number in (one.number, one.joins) and one.at_work]
     return PastFailure(
         failure_class=receipt.failure_class,
         step=receipt.reached,
         committed_step=receipt.committed_step,
         at=receipt.at + receipt.detect_s,
-        victim_rank=receipt.place,
-        at_work=receipt.at_work,
+        victim_slots=tuple(sorted({slot for victim in victims for slot in victim.slots})),
     )
 
 

@@ -33,7 +33,6 @@ class Strategy(StrEnum):
     COMMIT_THEN_MOVE = "commit_then_move"
     REPLACE_RANK = "replace_rank"
     SKIP_BATCH = "skip_batch"
-    STEP_BACK_AND_SKIP = "step_back_and_skip"
     RETRY_STORAGE = "retry_storage"
     NAME_ONLY = "name_only"
     STOP = "stop"
@@ -57,15 +56,14 @@ class Reason(StrEnum):
 class PastFailure(StrictModel):
     """An earlier failure of the same run: the last step trained and committed before it, in unix seconds.
 
-    `victim_rank` says whose part of the step it was, `at_work` whether that was being computed.
+    `victim_slots` are the parts of the next step that were being computed where it happened, if any is known.
     """
 
     failure_class: FailureClass
     step: int
     committed_step: int
     at: float
-    victim_rank: int | None = None
-    at_work: bool = True
+    victim_slots: tuple[int, ...] = ()
 
 
 class Situation(StrictModel):
@@ -73,11 +71,11 @@ class Situation(StrictModel):
 
     `step` is the last step that was trained, `live` counts the workers that are left, `standby` the warm
     ones that wait, `slots` those of full strength. `microbatch_rows` is the present size of a microbatch.
-    `max_failures` is -1 for any number. `may_skip`: the spec lets a bad batch be skipped; `is_applied`:
-    the bad update is in the weights already; `state_survives`: each worker has all of the state, and not
-    a part that is lost with it; `is_final`: the error itself says that a repetition would meet it again;
-    `may_move`: the workers of a draining node have somewhere to go, or the others are enough. `history`
-    is in order of time.
+    `max_failures` is -1 for any number. `may_skip`: the spec lets a bad batch be skipped;
+    `state_survives`: each worker has all of the state, and not a part that is lost with it; `is_final`:
+    the error itself says that a repetition would meet it again; `may_move`: the workers of a draining
+    node have somewhere to go, or the others are enough. `victim_slots` are the parts of the step that the
+    victim was computing. `history` is in order of time.
     """
 
     failure_class: FailureClass
@@ -92,12 +90,10 @@ class Situation(StrictModel):
     microbatch_rows: int
     max_failures: int
     may_skip: bool = False
-    is_applied: bool = False
     state_survives: bool = True
     is_final: bool = False
     may_move: bool = True
-    victim_rank: int | None = None
-    at_work: bool = True
+    victim_slots: tuple[int, ...] = ()
     history: tuple[PastFailure, ...] = ()
     now: float
 

@@ -46,18 +46,10 @@ def go_on(situation: Situation) -> Decision:
 
 
 def _skip(situation: Situation) -> Decision:
-    bad = situation.step + 1
-    if situation.is_applied:
-        return Decision(
-            strategy=Strategy.STEP_BACK_AND_SKIP,
-            reason=Reason.BAD_BATCH,
-            sentence=f"All go back to the commit of step {situation.committed_step} and leave the batch "
-            f"of step {bad} out.",
-        )
     return Decision(
         strategy=Strategy.SKIP_BATCH,
         reason=Reason.BAD_BATCH,
-        sentence=f"The batch of step {bad} changes no weights; training goes on after it.",
+        sentence=f"The batch of step {situation.step + 1} changes no weights; training goes on after it.",
     )
 
 

@@ -17,7 +17,7 @@ TIMES = logging.getLogger(__name__)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_host_dies_and_the_run_is_finished_elsewhere():
-    with Site.up() as site, site.submit(spec_of("host-lost")) as run:
+    with Site.up() as site, site.submit(spec_of("host-lost", max_steps=400)) as run:
         TIMES.info("ray_up_s %.1f", site.running.seconds_up)
         run.reach(20)
         (host, victim), *_ = run.trainers()
@@ -28,7 +28,9 @@ def test_a_host_dies_and_the_run_is_finished_elsewhere():
 
         shown = site.running.on_head(f"linnet train show {run.spec.run}").stdout
         TIMES.info("%s", shown)
-        (receipt,) = run.check()
+        receipts = run.check()
+        assert len(receipts) == 1, receipts
+        (receipt,) = receipts
         assert receipt.failure_class in {FailureClass.NODE_LOST, FailureClass.NETWORK_STALL}
         assert (receipt.victim.pid, receipt.victim.node) == (victim.pid, host.address)
         assert receipt.at == pytest.approx(died_at, abs=5)

@@ -10,15 +10,13 @@ from hypothesis import strategies as st
 
 from cluster.errors import IntegrityError, NotFoundError
 from cluster.manifest import LedgerHead
-from cluster.state.database import open_database
 from cluster.storage import Storage
 from tests.train_jobs.test_ledger import SIZE, entry, stored, write
-from train_jobs import checkpoint, ledger, runs
+from train_jobs import checkpoint, ending, ledger
 from train_jobs.audit import Kind, audit, audit_run, render, require_proven
 from train_jobs.certificate import Certificate, Verdict, append_certificate
 from train_jobs.ledger import SegmentMeta
 from train_jobs.run_files import RunFiles
-from train_jobs.runs import RunStatus
 
 
 def commit(files, step, head, attempt=1):
@@ -347,21 +345,10 @@ def test_a_finished_run_without_any_checkpoint_is_unproven(files, spec):
         require_proven(found)
 
 
-@pytest.mark.parametrize(
-    ("status", "sha256", "unproven"),
-    [(RunStatus.FINISHED, None, 8), (RunStatus.RUNNING, None, 0), (RunStatus.FINISHED, "another", 0)],
-)
-def test_whether_a_run_is_finished_stands_in_its_row(files, spec, settings, status, sha256, unproven):
+@pytest.mark.parametrize(("end", "unproven"), [(10, 8), (9, 0), (None, 0)])
+def test_where_a_run_ended_stands_in_its_directory(files, spec, settings, end, unproven):
     files.storage.write_atomic(files.spec, spec.to_yaml().encode())
     three_segments(files, spec)
-    with open_database(settings.state_url).transaction() as session:
-        row = runs.claim(
-            session,
-            "run-1",
-            driver=runs.this_driver("launch"),
-            spec_sha256=sha256 or spec.sha256,
-            total_steps=10,
-        )
-        row.step = 10
-        runs.set_status(session, row, status, "completed")
+    if end is not None:
+        ending.write(files, ending.at_step(end, spec))
     assert audit_run("run-1", settings).unproven == unproven

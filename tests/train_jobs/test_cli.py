@@ -81,6 +81,9 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(capsys, settings, store, s
     told = json.loads(out.out)
     assert code == 0
     assert (told["applied"], told["dry_run"], told["detail"]["spec"]["max_steps"]) == (False, True, 9)
+    assert told["detail"]["room_checked"] is False
+    code, out = call(capsys, "run", str(spec_file), "--dry-run")
+    assert "no cluster stands whose CPUs and memory to check" in out.out
     assert not (settings.home / "runs").exists()
 
 

@@ -58,6 +58,17 @@ def test_what_is_mapped_is_what_was_encoded(made, settings, spec, tiny_dir):
     assert same(mapped, load_packed(spec.data.train, tiny_dir, spec.max_length))
 
 
+def test_the_longest_sample_is_told(made, settings, spec, store):
+    mapped = open_encoded(made, settings)
+    assert made.longest.tokens == max(mapped.lengths([place]) for place in range(len(mapped)))
+    assert made.longest.answers == max(mapped.answer_tokens([place]) for place in range(len(mapped)))
+    packed = prepare(spec, settings, BASE, spec.data.train, packing=True)
+    packs = open_encoded(packed, settings)
+    assert packed.longest.tokens == max(packs.lengths([place]) for place in range(len(packs)))
+    assert packed.longest.answers == max(packs.answer_tokens([place]) for place in range(len(packs)))
+    assert packed.longest.tokens > made.longest.tokens
+
+
 def test_it_is_made_once(made, settings, spec, count_encodings):
     assert prepare(spec, settings, BASE, spec.data.train, packing=False) == made
     other = spec.model_copy(update={"run": "other", "learning_rate": 1.0, "seed": 7})

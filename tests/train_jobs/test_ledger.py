@@ -26,6 +26,7 @@ def entry(spec, step, **changed):
         weight=17,
         tokens=170,
         draws=f"{step:016x}",
+        fingerprint=f"{step + 1:016x}",
         attempt=1,
     )
     return usual.model_copy(update=changed)
@@ -177,3 +178,44 @@ def test_a_checkpoint_carries_its_head(files, spec):
     assert checkpoint.manifest_of(files, 3).ledger == head
     without = CheckpointManifest(run="r", step=1, attempt=1, world_size=1, files={})
     assert without.ledger is None
+
+
+class TestHeadOf:
+    """The end of the ledger that a run goes on from."""
+
+    @pytest.fixture
+    def heads(self, files, spec):
+        """Steps 1-3, 4-6 and 7-9; each in a checkpoint of its own."""
+        found, previous = {}, None
+        for first in (1, 4, 7):
+            previous = found[first + 2] = write(files, spec, first, first + 2, previous)
+            checkpoint.commit(
+                files, {"x": b"w"}, step=first + 2, attempt=1, world_size=1, metrics={}, ledger=previous
+            )
+        return found
+
+    def test_the_newest_is_taken(self, files, heads):
+        assert ledger.head_of(files, 6, 9) == heads[9]
+        assert ledger.head_of(files, 0, 8) == heads[6]
+
+    def test_a_checkpoint_beyond_the_state_at_hand_does_not_count(self, files, heads):
+        assert ledger.head_of(files, 3, 5) == heads[3]
+
+    def test_an_unreadable_manifest_is_looked_past(self, files, heads):
+        files.storage.write_atomic(f"{files.checkpoints}/step_9/manifest.json", b"{")
+        assert ledger.head_of(files, 6, 9) == heads[6]
+
+    def test_the_segment_of_a_checkpoint_that_is_gone_is_found_by_its_name(self, files, heads):
+        for step in heads:
+            checkpoint.remove_step(files, step)
+        assert ledger.head_of(files, 6, 8) == heads[6]
+        assert ledger.head_of(files, 3, 5) == heads[3]
+
+    def test_without_any_record_it_is_an_error_and_before_the_first_step_nothing(self, files, heads):
+        for step in heads:
+            checkpoint.remove_step(files, step)
+        for name in ledger.segment_files(files):
+            files.storage.delete_file(f"{files.ledger}/{name}")
+        with pytest.raises(IntegrityError, match="up to 6"):
+            ledger.head_of(files, 6, 8)
+        assert ledger.head_of(files, 0, 2) is None

@@ -28,7 +28,7 @@ def weights(tiny_dir, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_both_ways_keep_the_stored_dtype_and_round_once(tiny_dir, adapter, weights, tmp_path, dtype):
-    merge.merge(tiny_dir, adapter, tmp_path / "merged", dtype=dtype)
+    merge.merge(tiny_dir, adapter, tmp_path / "merged", base="tiny:v1", dtype=dtype)
     merge.fill(tiny_dir, weights, tmp_path / "filled", dtype=dtype)
     stored = getattr(torch, dtype)
     for name in ("merged", "filled"):
@@ -67,10 +67,17 @@ def test_weights_of_another_model_are_refused_by_name(tiny_dir, weights, tmp_pat
     assert not (tmp_path / "filled").exists()
 
 
+def test_an_adapter_of_another_base_is_refused(tiny_dir, adapter, tmp_path):
+    with pytest.raises(IntegrityError, match=r"belongs to `tiny:v1`.*into `tiny:v2`") as caught:
+        merge.merge(tiny_dir, adapter, tmp_path / "merged", base="tiny:v2", dtype="float32")
+    assert caught.value.code == "train.adapter_mismatch"
+    assert not (tmp_path / "merged").exists()
+
+
 @pytest.mark.parametrize("dtype", ["int8", "load", "float33"])
 def test_a_dtype_that_holds_no_fractions_is_refused(tiny_dir, adapter, weights, tmp_path, dtype):
     for act in (
-        lambda: merge.merge(tiny_dir, adapter, tmp_path / "out", dtype=dtype),
+        lambda: merge.merge(tiny_dir, adapter, tmp_path / "out", base="tiny:v1", dtype=dtype),
         lambda: merge.fill(tiny_dir, weights, tmp_path / "out", dtype=dtype),
     ):
         with pytest.raises(ConfigError, match=dtype):

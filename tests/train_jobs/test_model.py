@@ -71,6 +71,18 @@ def test_target_modules_that_the_model_lacks_are_named(tiny_dir):
         attach_lora(load_base(tiny_dir), PeftSpec(target_modules=("q_projection",)), 0)
 
 
+def test_a_misspelt_target_beside_a_right_one_is_named_with_the_nearest(tiny_dir):
+    with pytest.raises(ConfigError, match=r"`v_porj`.*Did you mean `v_proj`\?") as caught:
+        attach_lora(load_base(tiny_dir), PeftSpec(target_modules=("q_proj", "v_porj")), 0)
+    assert caught.value.code == "train.target_modules"
+    assert "down_proj" in caught.value.hint
+
+
+def test_targets_may_be_named_by_their_whole_path_or_by_a_pattern(tiny_dir):
+    for targets in (("model.layers.0.self_attn.q_proj", "v_proj"), r".*\.[qv]_proj"):
+        assert trainable(attach_lora(load_base(tiny_dir), PeftSpec(target_modules=targets), 0))
+
+
 def changed(spec, **updates):
     return spec.model_copy(update=updates)
 

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
+from train_jobs.base_config import BaseConfig
 from train_jobs.memory import memory_estimate
 from train_jobs.parallel import ParallelSpec, Strategy
-from train_jobs.preflight import Node, check_batch, check_fits
+from train_jobs.preflight import Node, check_base, check_batch, check_fits
 from train_jobs.spec import TrainSpec, WorkersSpec
 from train_jobs.spec_files import load_spec
 
@@ -101,6 +102,44 @@ def test_full_training_that_is_too_large_is_pointed_at_lora(spec):
     full = changed(spec, peft=None, num_workers=1, per_device_train_batch_size=1, gradient_checkpointing=True)
     estimate = lambda given: memory_estimate(given, 1_000_000_000)  # noqa: E731
     assert ways(refused(check_fits, full, [Node(1, 12 * GIB)], estimate)) == ["peft={}"]
+
+
+def test_shorter_rows_are_a_way_whose_price_is_told(spec, applied):
+    wide = changed(spec, num_workers=1, per_device_train_batch_size=1, gradient_checkpointing=True)
+    by_length = lambda given: GIB * given.max_length // 100  # noqa: E731
+    error = refused(check_fits, wide, [Node(1, 3 * GIB)], by_length)
+    assert ways(error) == ["max_length=256 data.on_bad_rows=skip"]
+    check_fits(applied(wide, ways(error)[0]), [Node(1, 3 * GIB)], by_length)
+
+
+def test_each_kind_of_way_is_named_once(spec):
+    wide = changed(spec, num_workers=1, per_device_train_batch_size=8)
+
+    def cheap(given):
+        return by_rows(given) * given.max_length // (4096 if given.gradient_checkpointing else 1024)
+
+    assert ways(refused(check_fits, wide, [Node(1, 6 * GIB)], cheap)) == [
+        "per_device_train_batch_size=4 gradient_accumulation_steps=2",
+        "gradient_checkpointing=true",
+        "max_length=512 data.on_bad_rows=skip",
+    ]
+
+
+def test_rows_may_be_as_long_as_the_base_knows_positions_for(spec):
+    for context in (1024, 4096, None):
+        check_base(spec, "bfloat16", BaseConfig(context=context))
+    error = refused(check_base, spec, "bfloat16", BaseConfig(context=512))
+    assert error.code == "train.context"
+    assert "`max_length` is 1024" in error.message
+    assert ways(error) == ["max_length=512"]
+
+
+def test_a_version_that_could_not_be_stored_is_refused_before_it_is_trained(spec):
+    merged = changed(spec, publish={"version": "v2"})
+    check_base(changed(spec, publish={"adapter_version": "a", "merge": False}), "int8", BaseConfig())
+    check_base(spec, "int8", BaseConfig())
+    check_base(merged, "float16", BaseConfig())
+    assert refused(check_base, merged, "int8", BaseConfig()).code == "train.merge_dtype"
 
 
 SHARDED = ParallelSpec(strategy=Strategy.FSDP, size=4)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -161,6 +163,14 @@ def test_a_run_that_stopped_early_is_published_at_the_step_where_it_did(
     publish.publish_run(settings, early, BASE)
     assert {store.manifest(t.ref).lineage.step for t in publish.targets(early, BASE)} == {6}
     assert publish.missing(store, early, BASE) == []
+
+
+def test_task_prompts_are_read_no_further_than_needed(tmp_path):
+    path = tmp_path / "long.jsonl"
+    rows = [{"prompt": f"q{number}", "completion": "a"} for number in range(3000)]
+    # What comes after would end whoever reads it.
+    path.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode() + b"\xff" * 10_000_000)
+    assert publish.task_prompts(str(path)) == ["q0", "q64", "q128", "q192"]
 
 
 def test_task_prompts_are_few_and_spread_over_the_file(data_file):

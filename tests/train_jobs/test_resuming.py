@@ -6,14 +6,15 @@ import pytest
 
 from cluster.errors import StorageError
 from cluster.refs import VersionRef
-from train_jobs import checkpoint
-from train_jobs.certificate import Verdict
+from train_jobs import checkpoint, optimizers
+from train_jobs.certificate import Verdict, compare
 from train_jobs.dataset import load_dataset
 from train_jobs.formation.group import Group, GroupLostError
 from train_jobs.formation.messages import Formation, Source
 from train_jobs.journal import Journal, entry_of
 from train_jobs.loop import Wishes
 from train_jobs.resuming import Resuming
+from train_jobs.state import Kept
 from train_jobs.tracking import Trackers
 from train_jobs.trainee import Trainee
 
@@ -44,20 +45,28 @@ class Torn(Group):
 
 
 @pytest.fixture
-def trainee(spec, settings, store, tiny_dir, data_file):
+def begun(spec, settings, store, tiny_dir, data_file):
     made = Trainee(
         spec, settings, VersionRef(model="tiny", version="v1"), load_dataset(spec, tiny_dir, data_file), bool
     )
     made.warm()
     made.take_part(Group(), _unheard)
-    made.loop.run_step(1, Group(), Wishes(), _unheard)
+    first = made.loop.run_step(1, Group(), Wishes(), _unheard)
     made.step = 1
-    return made
+    return made, first
 
 
 @pytest.fixture
-def resuming(trainee, files, spec, settings):
-    return Resuming(files, trainee, Journal(files, Trackers(spec, files, settings)))
+def trainee(begun):
+    """It has trained one step."""
+    return begun[0]
+
+
+@pytest.fixture
+def resuming(begun, files, spec, settings):
+    journal = Journal(files, Trackers(spec, files, settings))
+    journal.enter(begun[1], 1)
+    return Resuming(files, begun[0], journal)
 
 
 def _unheard(phase, step=None):
@@ -100,6 +109,25 @@ def test_who_goes_back_to_a_checkpoint_has_nothing_until_it_is_there(resuming):
     assert resuming.has_state
 
 
+def repeated(trainee):
+    """Step 2 as it comes out from the state as it is, which stays."""
+    scalars, kept = optimizers.scalars(trainee.layout.optimizer), Kept(trainee.layout)
+    result = trainee.loop.run_step(2, Group(), Wishes(), _unheard)
+    kept.put_back()
+    optimizers.set_scalars(trainee.layout.optimizer, scalars)
+    return entry_of(result, 1)
+
+
+def test_a_lost_state_of_the_optimizer_is_found_by_repeating_one_step(trainee):
+    recorded = repeated(trainee)
+    assert compare(recorded, repeated(trainee)) is None
+    for tensor in trainee.layout.state().values():
+        tensor.zero_()
+    again = repeated(trainee)
+    assert (again.loss, again.grad_norm) == (recorded.loss, recorded.grad_norm)
+    assert compare(recorded, again).startswith("step 2: fingerprint was")
+
+
 @pytest.mark.parametrize(
     ("before", "after", "verdict"),
     [(1, 1, Verdict.EQUAL), (2, 2, Verdict.EQUAL), (1, 2, Verdict.NOTHING), (2, 1, Verdict.NOTHING)],
@@ -109,7 +137,7 @@ def test_microbatches_of_another_size_prove_nothing(resuming, trainee, before, a
 
     def rehearse(divisor):
         trainee.cut_microbatches(divisor)
-        return entry_of(trainee.loop.run_step(2, Group(), Wishes(), _unheard, rehearse=True), 1)
+        return repeated(trainee)
 
     resuming._rehearsed = (rehearse(before), rehearse(after))
     certificate = resuming.judge_rehearsal()
@@ -118,7 +146,7 @@ def test_microbatches_of_another_size_prove_nothing(resuming, trainee, before, a
 
 
 def test_draws_of_another_seed_are_no_matter_of_the_microbatches_size(resuming, trainee):
-    recorded = entry_of(trainee.loop.run_step(2, Group(), Wishes(), _unheard, rehearse=True), 1)
+    recorded = repeated(trainee)
     resuming._rehearsed = (recorded.model_copy(update={"draws": "0123456789abcdef"}), recorded)
     certificate = resuming.judge_rehearsal()
     assert (certificate.verdict, certificate.difference[:12]) == (Verdict.UNEQUAL, "step 2: draw")

@@ -16,14 +16,19 @@ def test_rates_equal_those_of_transformers(spec, kind, warmup):
     import torch
     from transformers import get_scheduler
 
-    name = "constant_with_warmup" if kind is SchedulerType.CONSTANT else kind.value
     spec = scheduled(spec, warmup_steps=warmup, lr_scheduler_type=kind)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=spec.learning_rate)
-    theirs = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=TOTAL)
+    theirs = get_scheduler(kind.value, optimizer, num_warmup_steps=warmup, num_training_steps=TOTAL)
     for step in range(1, TOTAL + 1):
         assert learning_rate(spec, step) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12, abs=1e-15)
         optimizer.step()
         theirs.step()
+
+
+def test_constant_is_at_its_full_value_from_the_first_step(spec):
+    flat = scheduled(spec, warmup_steps=5, lr_scheduler_type=SchedulerType.CONSTANT)
+    assert warmup_steps(flat) == 0
+    assert {learning_rate(flat, step) for step in range(1, TOTAL + 1)} == {spec.learning_rate}
 
 
 @pytest.mark.parametrize(

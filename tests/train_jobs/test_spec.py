@@ -4,7 +4,7 @@ import pytest
 
 import train_jobs
 from cluster.errors import ConfigError, ConflictError, NotFoundError
-from train_jobs.spec import Optimizer, Tracker, TrainSpec
+from train_jobs.spec import BadRows, Optimizer, Tracker, TrainSpec
 from train_jobs.spec_files import as_resumed, expand_path, load_spec, parse_stored_spec, require_same
 
 SHIPPED = Path(train_jobs.__file__).parent / "smollm2_sentiment.yaml"
@@ -38,6 +38,14 @@ def test_the_shipped_spec_loads_and_trains_sixteen_samples_a_step(settings):
 def test_dotted_overrides_win_over_the_file(write, settings):
     spec = load_spec(write("peft: {r: 8}\n"), ["peft.r=4", "learning_rate=5e-4", "num_workers=3"], settings)
     assert (spec.peft.r, spec.learning_rate, spec.num_workers) == (4, 5e-4, 3)
+
+
+def test_an_override_of_a_key_in_a_null_section_makes_the_section(write, settings):
+    path = write("quantization: null\npeft: null\n")
+    spec = load_spec(path, ["quantization.load_in_4bit=true", "peft.r=4", "data.on_bad_rows=skip"], settings)
+    assert spec.quantization.load_in_4bit
+    assert spec.peft.r == 4
+    assert spec.data.on_bad_rows is BadRows.SKIP
 
 
 def test_an_unknown_key_is_refused_with_line_and_suggestion(write, settings):

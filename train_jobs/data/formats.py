@@ -15,8 +15,8 @@ from train_jobs.data.turns import (
     fault,
     has_lone_surrogate,
     is_filled,
+    not_text,
     read_turns,
-    text_or_empty,
 )
 
 Row = Mapping[str, Any]
@@ -100,6 +100,8 @@ def convert(row: Row, data_format: Format, *, index: int, file: str = "") -> Exa
 
 
 def _text(text: Any, place: Place) -> Example | Dropped:
+    if not isinstance(text, str):
+        return place.dropped("`text` is not text")
     if not is_filled(text):
         return place.dropped("empty text")
     if has_lone_surrogate(text):
@@ -126,16 +128,19 @@ def _from_sharegpt(row: Row) -> list[Message] | Reason:
 
 
 def _from_alpaca(row: Row) -> list[Message] | Reason:
-    instruction, given = text_or_empty(row["instruction"]), text_or_empty(row.get("input"))
+    if wrong := not_text(row, ("instruction", "input", "output")):
+        return wrong
+    instruction, given = row["instruction"], row.get("input")
     if not is_filled(instruction):
         return "empty prompt"
     prompt = f"{instruction}\n\n{given}" if is_filled(given) else instruction
-    return [Message("user", prompt), Message("assistant", text_or_empty(row["output"]))]
+    return [Message("user", prompt), Message("assistant", row["output"])]
 
 
 def _from_prompt_completion(row: Row) -> list[Message] | Reason:
-    prompt, completion = text_or_empty(row["prompt"]), text_or_empty(row["completion"])
-    return [Message("user", prompt), Message("assistant", completion)]
+    if wrong := not_text(row, ("prompt", "completion")):
+        return wrong
+    return [Message("user", row["prompt"]), Message("assistant", row["completion"])]
 
 
 _READERS: dict[Format, Callable[[Row], list[Message] | Reason]] = {

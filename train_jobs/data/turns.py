@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from train_jobs.data.records import ROLES, Message
@@ -10,17 +10,48 @@ from train_jobs.data.records import ROLES, Message
 Reason = str
 
 NOT_UNICODE = "text that is not valid Unicode"
+_CALLS = ("tool_calls", "function_call")
+# Others may say nothing: a tool that gave nothing, a system message in place of the chat template's own.
+_FILLED = {"assistant": "empty answer", "user": "empty prompt"}
 
 
 def read_turns(
     value: Any, column: str, role: str = "role", content: str = "content"
 ) -> list[Message] | Reason:
-    """A list of mappings as messages, or why it is none."""
+    """A list of mappings as messages, or why it is none.
+
+    Content may be a list of parts, as OpenAI's API takes it, all of which are text. Nothing that a turn
+    says is left out: what is not text is a reason.
+    """
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         return f"`{column}` is not a list of turns"
     if not all(isinstance(turn.get(role), str) for turn in value):
         return f"a turn without `{role}`"
-    return [Message(turn[role], text_or_empty(turn.get(content))) for turn in value]
+    messages: list[Message] = []
+    for turn in value:
+        if called := next((key for key in _CALLS if turn.get(key)), None):
+            return f"a turn with `{called}`, which cannot be trained on"
+        text = _text_of(turn.get(content))
+        if text is None:
+            return f"a turn whose `{content}` is not text"
+        messages.append(Message(turn[role], text))
+    return messages
+
+
+def _text_of(content: Any) -> str | None:
+    """The text of a turn's content, empty where there is none; None for what is not all text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        return None
+    texts = [_text_of_part(part) for part in content]
+    return None if None in texts else "".join(text for text in texts if text is not None)
+
+
+def _text_of_part(part: Any) -> str | None:
+    if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        return None
+    return str(part["text"])
 
 
 def fault(messages: Sequence[Message]) -> Reason:
@@ -30,8 +61,8 @@ def fault(messages: Sequence[Message]) -> Reason:
     for message in messages:
         if message.role not in ROLES:
             return f"unknown role `{message.role[:40]}`"
-        if message.role in ("assistant", "user") and not is_filled(message.content):
-            return "empty answer" if message.role == "assistant" else "empty prompt"
+        if message.role in _FILLED and not is_filled(message.content):
+            return _FILLED[message.role]
         if has_lone_surrogate(message.content):
             return NOT_UNICODE
     if messages[-1].role != "assistant":
@@ -53,6 +84,7 @@ def has_lone_surrogate(text: str) -> bool:
     return False
 
 
-def text_or_empty(value: Any) -> str:
-    """The text, or an empty one in place of anything else."""
-    return value if isinstance(value, str) else ""
+def not_text(row: Mapping[str, Any], columns: Iterable[str]) -> Reason:
+    """Which of these columns has a value that is not text; empty when none has."""
+    wrong = [column for column in columns if not isinstance(row.get(column), str | None)]
+    return f"`{wrong[0]}` is not text" if wrong else ""

@@ -26,6 +26,7 @@ from train_jobs.formation.messages import (
     Joined,
     Orders,
     Raised,
+    Source,
 )
 from train_jobs.formation.probing import Probes
 from train_jobs.formation.roster import Form, Incident, Kill, Moved, Roster, Rules
@@ -75,7 +76,7 @@ class Coordinator:
         last = max((record.attempt for record in self.files.read_attempts()), default=0)
         self._spec, self._settings, self._dataset = spec, settings, dataset
         self._node = ray_signals.own_node()
-        views = Views(self._live, self._sample_ids, ray_signals.node_alive, self._node)
+        views = Views(self._live, self._standby, self._sample_ids, ray_signals.node_alive, self._node)
         self._judge = Judge(spec, self.files, committed_step, views)
         store = (ray_signals.own_address(), self._meeting.port)
         self.roster = Roster(
@@ -191,6 +192,8 @@ class Coordinator:
             return
         self._step = told.step
         self._starts.formed()
+        if formation.source is Source.CHECKPOINT:
+            self.roster.leaving.committed_step = told.step
         workers = [
             WorkerRecord(rank=rank, pid=joined.pid, node_ip=joined.node_ip)
             for rank, joined in enumerate(self.roster.members[name].joined for name in formation.workers)
@@ -241,6 +244,9 @@ class Coordinator:
 
     def _live(self) -> int:
         return len(self.roster.current())
+
+    def _standby(self) -> int:
+        return self.roster.spare()
 
     def _sample_ids(self, step: int) -> list[str]:
         from train_jobs.encoded import open_encoded

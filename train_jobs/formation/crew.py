@@ -40,7 +40,8 @@ class Member:
     """A worker as the coordinator knows it.
 
     `state_step` is the step its own state is at, if it has any; `raised_in` the generation in which its
-    program failed, after which its end is no news; `was_released`: it is told to end by itself.
+    program failed, after which its end is no news; `left_in` the one that it has come back from;
+    `was_released`: it is told to end by itself.
     """
 
     joined: Joined
@@ -53,6 +54,7 @@ class Member:
     was_released: bool = False
     state_step: int | None = None
     raised_in: int = 0
+    left_in: int = 0
     slow_steps: int = 0
     judged_step: int = 0
     was_named: bool = False

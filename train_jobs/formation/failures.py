@@ -10,19 +10,22 @@ from cluster.errors import StorageError
 from cluster.recovery import receipts
 from cluster.recovery.advising import SpecFacts, advise
 from cluster.recovery.classes import FailureClass
+from cluster.recovery.deciding import FREE
 from cluster.recovery.receipts import Receipt, Victim, goodput
 from cluster.recovery.situation import Decision, PastFailure, Tolerance
 from train_jobs.formation.crew import Incident
-from train_jobs.run_files import RunFiles
+from train_jobs.run_files import RunFiles, StepRecord
 from train_jobs.spec import TrainSpec
 
 _LOG = logging.getLogger("train_jobs")
+_MOMENT_S = 2.0
 
 
 @dataclass
 class OpenFailure:
     """A failure that the run is not past yet. Times in unix seconds.
 
+    `slots` are the victim's parts of a step; `joins` is the number of the failure whose further victim it is.
     `moves`: a node drains, and its workers have not left it yet.
     """
 
@@ -35,7 +38,9 @@ class OpenFailure:
     committed_step: int
     reached: int
     place: int | None = None
+    slots: tuple[int, ...] = ()
     at_work: bool = True
+    joins: int | None = None
     samples: tuple[str, ...] = ()
     moves: bool = False
     isolated_at: float | None = None
@@ -44,17 +49,22 @@ class OpenFailure:
     resumed_step: int = 0
     stack: str = ""
 
-    @property
-    def past(self) -> PastFailure:
-        """What later decisions look back at."""
-        return PastFailure(
-            failure_class=self.failure_class,
-            step=self.reached,
-            committed_step=self.committed_step,
-            at=self.incident.at,
-            victim_rank=self.place,
-            at_work=self.at_work,
-        )
+    def explains(self, failure_class: FailureClass, further: Incident) -> bool:
+        """Whether a further incident has the same cause.
+
+        It befell the same formation in the same moment; or it is alike, or on the same node, and its victim
+        had not come back from that formation, as when many run out of memory in one step.
+        """
+        first, victim = self.incident, further.victim
+        is_other = self.joins is not None or first.generation != further.generation
+        if is_other or not FREE.isdisjoint({self.failure_class, failure_class}):
+            return False
+        if further.at - first.at <= _MOMENT_S:
+            return True
+        if victim is None or victim.left_in == further.generation:
+            return False
+        same_node = first.victim is not None and first.victim.joined.node_id == victim.joined.node_id
+        return same_node or failure_class is self.failure_class
 
 
 class ReceiptBook:
@@ -66,14 +76,17 @@ class ReceiptBook:
     def __init__(self, spec: TrainSpec, files: RunFiles) -> None:
         self._spec, self._files = spec, files
         kept = receipts.read(files.storage, files.receipts)
-        self.history = receipts.history(kept)
-        self._number = max((receipt.number for receipt in kept), default=0)
+        self._receipts = {receipt.number: receipt for receipt in kept}
         self._unwritten: list[Receipt] = []
 
     def next_number(self) -> int:
         """Number of the next receipt."""
-        self._number += 1
-        return self._number
+        return max(self._receipts, default=0) + 1
+
+    def history(self, without: int | None = None) -> list[PastFailure]:
+        """What decisions look back at; of all launches, but for one failure and its further victims."""
+        kept = self._receipts.values()
+        return receipts.history([r for r in kept if without is None or without not in (r.number, r.joins)])
 
     def open(self, opened: OpenFailure) -> None:
         """Write down what was decided."""
@@ -81,7 +94,7 @@ class ReceiptBook:
 
     def close(self, opened: OpenFailure, now: float, attempt_after: int | None, certificate: str) -> None:
         """Write down what it came to; `attempt_after` is None where the run ends with it."""
-        steps = self._files.read_steps()
+        steps = self._read_steps()
         told = self._receipt(opened, now).model_copy(
             update={
                 "attempt_after": attempt_after,
@@ -97,6 +110,14 @@ class ReceiptBook:
             told = told.model_copy(update={"steps_redone": redone, "samples_redone": samples})
         advice = advise(told, self._facts([s.step_s for s in steps]))
         self._write(told.model_copy(update={"advice": advice}))
+
+    def _read_steps(self) -> list[StepRecord]:
+        """What the run did; nothing where storage refuses, since nobody shall wait for a figure."""
+        try:
+            return self._files.read_steps()
+        except StorageError as error:
+            _LOG.warning("a receipt is written without the run's goodput: %s", error.message)
+            return []
 
     def _receipt(self, opened: OpenFailure, now: float) -> Receipt:
         incident, victim = opened.incident, opened.incident.victim
@@ -117,7 +138,9 @@ class ReceiptBook:
             committed_step=opened.committed_step,
             reached=opened.reached,
             place=opened.place,
+            slots=opened.slots,
             at_work=opened.at_work,
+            joins=opened.joins,
             victim=Victim(rank=victim.joined.rank, pid=victim.joined.pid, node=victim.joined.node_ip)
             if victim
             else None,
@@ -147,6 +170,7 @@ class ReceiptBook:
         )
 
     def _write(self, receipt: Receipt) -> None:
+        self._receipts[receipt.number] = receipt
         self._unwritten.append(receipt)
         try:
             while self._unwritten:

@@ -10,10 +10,12 @@ from cluster.errors import LinnetError
 from cluster.recovery.classes import Evidence, FailureClass, Signal, classify
 from cluster.recovery.deciding import decide
 from cluster.recovery.situation import Decision, NodeRole, Reason, Situation, Strategy, Tolerance
+from train_jobs.formation.at_work import Reached, is_at_work
 from train_jobs.formation.crew import Incident, Member, Verdict
 from train_jobs.formation.failures import OpenFailure, ReceiptBook
-from train_jobs.formation.messages import Advanced, Formation, Formed, Phase
+from train_jobs.formation.messages import Advanced, Formation, Formed, Source
 from train_jobs.run_files import RunFiles
+from train_jobs.sampling import slots_of
 from train_jobs.spec import BadLoss, TrainSpec
 
 _LOG = logging.getLogger("train_jobs")
@@ -21,19 +23,21 @@ _LOG = logging.getLogger("train_jobs")
 
 @dataclass(frozen=True)
 class Views:
-    """What a judge can ask about: living members, the sample ids of a step, whether Ray has a node.
+    """What a judge can ask about: members that live and warm ones that wait, the sample ids of a step,
+    whether Ray has a node.
 
     `driver_node` is the node of the coordinator and the driver.
     """
 
     live: Callable[[], int]
+    standby: Callable[[], int]
     sample_ids: Callable[[int], list[str]]
     node_alive: Callable[[str], bool | None]
     driver_node: str = ""
 
 
 class Judge:
-    """Called with every incident; it keeps the history that decisions look at, and the receipts.
+    """Called with every incident; it keeps the receipts, which are the history that decisions look at.
 
     The history goes on from the receipts of earlier launches (`receipts.history` says how far back), so a
     crash that repeats itself and a spent budget are recognised whoever starts the run again, and when.
@@ -43,35 +47,35 @@ class Judge:
         self._spec, self._views = spec, views
         self._committed, self._furthest, self._attempt = committed_step, committed_step, 0
         self._book = ReceiptBook(spec, files)
-        self._history = list(self._book.history)
         self._open: list[OpenFailure] = []
         self._verdict = ""
-        self._divisor = 1
         # Where the run is, which after a restore is behind the furthest step.
         self._step = committed_step
         self._formation: Formation | None = None
+        self._formed_in = 0
 
     def __call__(self, incident: Incident) -> Verdict:
         """Decide, keep the decision, and answer."""
         failure_class = classify(self._evidence(incident))
-        decision = decide(self._situation(failure_class, incident))
+        cause = next((one for one in self._open if one.explains(failure_class, incident)), None)
+        decision = decide(self._situation(failure_class, incident, cause))
+        if cause is not None:
+            # All of its victims wait at once.
+            decision = decision.model_copy(update={"wait_s": 0.0})
         samples = self._samples_to_blame(failure_class, decision, incident)
         if samples and decision.reason is Reason.DETERMINISTIC:
             named = f"{decision.sentence} Its samples are {', '.join(samples)}."
             decision = decision.model_copy(update={"sentence": named})
         _LOG.warning("%s: %s", failure_class.value, decision.sentence)
         opened = self._opened(failure_class, decision, incident)
-        opened.samples = samples
+        opened.samples, opened.joins = samples, cause.number if cause else None
         opened.moves = decision.strategy is Strategy.COMMIT_THEN_MOVE
-        self._history.append(opened.past)
         self._book.open(opened)
         self._open.append(opened)
         if decision.strategy is Strategy.STOP:
             self._close(incident.at, stopped=True)
             return Verdict(stop=self._stop_error(decision, incident))
-        shrink = decision.strategy is Strategy.SHRINK_MICROBATCH
-        self._divisor *= 2 if shrink else 1
-        return Verdict(wait_s=decision.wait_s, shrink_microbatch=shrink)
+        return Verdict(decision.wait_s, shrink_microbatch=decision.strategy is Strategy.SHRINK_MICROBATCH)
 
     @property
     def is_recovering(self) -> bool:
@@ -112,7 +116,10 @@ class Judge:
     def formed(self, told: Formed, formation: Formation, now: float) -> None:
         """The new formation stands and has its state."""
         self._attempt, self._verdict = formation.attempt, ""
-        self._step = told.step
+        self._step, self._formed_in = told.step, told.generation
+        if formation.source is Source.CHECKPOINT:
+            # Newer ones were damaged, whatever their number.
+            self._committed = told.step
         for opened in self._past_moving():
             opened.restored_at, opened.resumed_step = now, told.step
 
@@ -171,7 +178,8 @@ class Judge:
             committed_step=self._committed,
             reached=self._step,
             place=self._place_of(incident.victim),
-            at_work=_is_at_work(incident),
+            slots=self._slots_of(incident.victim),
+            at_work=self._is_at_work(incident),
         )
 
     def _past_moving(self) -> list[OpenFailure]:
@@ -181,20 +189,33 @@ class Judge:
         self, failure_class: FailureClass, decision: Decision, incident: Incident
     ) -> tuple[str, ...]:
         """Of the step in hand, where that may have been what failed."""
-        stopped_at_work = decision.strategy is Strategy.STOP and incident.victim and _is_at_work(incident)
-        if failure_class is not FailureClass.BAD_LOSS and not stopped_at_work:
+        stops = decision.strategy is Strategy.STOP and incident.victim is not None
+        if failure_class is not FailureClass.BAD_LOSS and not (stops and self._is_at_work(incident)):
             return ()
         step = incident.step or self._step + 1
         return tuple(self._views.sample_ids(step)) if step <= self._spec.max_steps else ()
 
     def _place_of(self, victim: Member | None) -> int | None:
-        """The victim's rank in its formation, which says what part of the step was its work."""
+        """The victim's rank in its formation."""
         workers = self._formation.workers if self._formation else ()
         return workers.index(victim.joined.worker) if victim and victim.joined.worker in workers else None
 
-    def _situation(self, failure_class: FailureClass, incident: Incident) -> Situation:
+    def _slots_of(self, victim: Member | None) -> tuple[int, ...]:
+        """The parts of a step that are the victim's."""
+        place = self._place_of(victim)
+        if place is None or self._formation is None:
+            return ()
+        return tuple(slots_of(place, self._formation.size, self._spec.slots))
+
+    def _is_at_work(self, incident: Incident) -> bool:
+        return is_at_work(incident, Reached(self._formed_in, self._step))
+
+    def _situation(
+        self, failure_class: FailureClass, incident: Incident, cause: OpenFailure | None = None
+    ) -> Situation:
         spec, victim = self._spec, incident.victim
         drains_here = failure_class is FailureClass.NODE_DRAINING and victim is not None
+        divisor = self._formation.microbatch_divisor if self._formation else 1
         at_driver = drains_here and victim.joined.node_id == self._views.driver_node
         return Situation(
             failure_class=failure_class,
@@ -206,15 +227,14 @@ class Judge:
             min_workers=spec.min_live,
             state_survives=not spec.is_sharded,
             slots=spec.slots,
-            standby=spec.standby,
-            microbatch_rows=max(1, spec.per_device_train_batch_size // self._divisor),
+            standby=self._views.standby(),
+            microbatch_rows=max(1, spec.per_device_train_batch_size // divisor),
             max_failures=spec.failures.max_failures,
             may_skip=spec.failures.on_bad_loss is BadLoss.SKIP,
             is_final=incident.error is not None and not incident.error.retryable,
             may_move=incident.may_move,
-            victim_rank=self._place_of(victim),
-            at_work=_is_at_work(incident),
-            history=tuple(self._history),
+            victim_slots=self._slots_of(victim) if self._is_at_work(incident) else (),
+            history=tuple(self._book.history(without=cause.number if cause else None)),
             now=incident.at,
         )
 
@@ -248,8 +268,3 @@ class Judge:
             detail=incident.detail,
             peers_waiting=incident.peers_waiting,
         )
-
-
-def _is_at_work(incident: Incident) -> bool:
-    """Whether a victim was computing; one that saved or warmed up did not fail because of its samples."""
-    return incident.victim is None or incident.victim.phase is Phase.COMPUTING

@@ -15,7 +15,11 @@ from train_jobs.stacks import python_stack
 
 _END_TIMEOUT_S = 8.0
 _CONNECT_TIMEOUT_S = 1.0
-_BAD_LOSSES = {"train.not_finite": Signal.NOT_FINITE, "train.bad_loss": Signal.SPIKE}
+_BAD_LOSSES = {
+    "train.not_finite": Signal.NOT_FINITE,
+    "train.bad_loss": Signal.SPIKE,
+    "train.diverged": Signal.SPIKE,
+}
 
 
 def own_address() -> str:

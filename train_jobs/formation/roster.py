@@ -87,6 +87,12 @@ class Roster:
         names = self.formation.workers if self.formation else ()
         return [self.members[name] for name in names if not self.members[name].is_dead]
 
+    def spare(self) -> int:
+        """How many warm workers wait to take the place of another."""
+        names = self.formation.workers if self.formation else ()
+        waiting = [m for m in self._ready_members() if not m.is_draining]
+        return sum(member.joined.worker not in names for member in waiting)
+
     def launched(self, workers: int, now: float) -> None:
         """Ray Train starts so many processes; those of a launch before have ended."""
         if self.relaunching:
@@ -115,6 +121,7 @@ class Roster:
             self._dissolve(now)
         member = self.members[worker]
         member.is_ready, member.state_step, member.last_mark_at = True, state_step, now
+        member.left_in = self.generation
         if self._first_ready_at is None:
             self._first_ready_at = now
 
@@ -241,7 +248,9 @@ class Roster:
         self._is_proof_due = self.rules.prove
         verdict = self.judge(Incident(signal, victim, detail, last_sign, now, self.generation, **known))
         self._not_before = max(self._not_before, now + verdict.wait_s)
-        self._divisor *= 2 if verdict.shrink_microbatch else 1
+        if verdict.shrink_microbatch and self.formation:
+            # However many members had no room for one microbatch.
+            self._divisor = 2 * self.formation.microbatch_divisor
         if verdict.stop:
             self.end(verdict.stop)
 

@@ -1,5 +1,7 @@
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cluster.recovery.classes import FailureClass
@@ -15,9 +17,9 @@ def situation(failure_class=FailureClass.WORKER_CRASH, **changes):
     return Situation(failure_class=failure_class, **facts)
 
 
-def past(step=27, committed_step=20, failure_class=FailureClass.WORKER_CRASH, at=900.0, rank=1):
+def past(step=27, committed_step=20, failure_class=FailureClass.WORKER_CRASH, at=900.0, slots=(1,)):
     return PastFailure(
-        failure_class=failure_class, step=step, committed_step=committed_step, at=at, victim_rank=rank
+        failure_class=failure_class, step=step, committed_step=committed_step, at=at, victim_slots=slots
     )
 
 
@@ -98,9 +100,6 @@ def test_a_bad_loss_stops_unless_the_spec_lets_it_be_skipped():
     stopped = decide(situation(FailureClass.BAD_LOSS))
     assert (stopped.strategy, stopped.reason) == (Strategy.STOP, Reason.AS_SPECIFIED)
     assert decide(situation(FailureClass.BAD_LOSS, may_skip=True)).strategy is Strategy.SKIP_BATCH
-    applied = decide(situation(FailureClass.BAD_LOSS, may_skip=True, is_applied=True))
-    assert applied.strategy is Strategy.STEP_BACK_AND_SKIP
-    assert "commit of step 20" in applied.sentence
 
 
 def test_skipped_batches_spend_nothing():
@@ -159,12 +158,11 @@ def test_a_spent_budget_stops_with_the_numbers():
 )
 def test_the_same_crash_three_times_in_the_same_step_is_deterministic(failure_class):
     twice = (past(failure_class=failure_class), past(failure_class=failure_class))
-    told = decide(situation(failure_class, microbatch_rows=1, victim_rank=1, history=twice))
+    told = decide(situation(failure_class, microbatch_rows=1, victim_slots=(1,), history=twice))
     assert (told.strategy, told.reason) == (Strategy.STOP, Reason.DETERMINISTIC)
-    assert "3 times in a row in step 28, rank 1 each time" in told.sentence
-    assert (
-        decide(situation(failure_class, microbatch_rows=1, history=twice[1:])).strategy is not Strategy.STOP
-    )
+    assert "3 times in a row in step 28, slot 1 each time" in told.sentence
+    once = decide(situation(failure_class, microbatch_rows=1, victim_slots=(1,), history=twice[1:]))
+    assert once.strategy is not Strategy.STOP
 
 
 @pytest.mark.parametrize(
@@ -176,7 +174,8 @@ def test_the_same_crash_three_times_in_the_same_step_is_deterministic(failure_cl
     ],
 )
 def test_other_steps_and_classes_are_not_the_same_crash(history):
-    assert decide(situation(history=history, min_workers=1)).strategy is Strategy.PROVE_AND_GO_ON
+    told = decide(situation(history=history, min_workers=1, victim_slots=(1,)))
+    assert told.strategy is Strategy.PROVE_AND_GO_ON
 
 
 def test_crashes_in_other_parts_of_the_step_or_of_idle_workers_are_chance():
@@ -185,16 +184,51 @@ def test_crashes_in_other_parts_of_the_step_or_of_idle_workers_are_chance():
     def reason(**known):
         return decide(situation(min_workers=1, **known)).reason
 
-    assert reason(history=twice, victim_rank=0) is Reason.TRANSIENT
-    assert reason(history=twice, victim_rank=1, at_work=False) is Reason.TRANSIENT
-    idle = tuple(failure.model_copy(update={"at_work": False}) for failure in twice)
-    assert reason(history=idle, victim_rank=1) is Reason.TRANSIENT
-    assert reason(history=twice, victim_rank=1) is Reason.DETERMINISTIC
+    assert reason(history=twice, victim_slots=(0, 2)) is Reason.TRANSIENT
+    assert reason(history=twice, victim_slots=()) is Reason.TRANSIENT
+    assert reason(history=(past(slots=()), past()), victim_slots=(1,)) is Reason.TRANSIENT
+    assert reason(history=twice, victim_slots=(1,)) is Reason.DETERMINISTIC
+
+
+def crashes(slots, sizes, victims):
+    """The same step crashes once in a group of each size; `victims` says which rank it is."""
+    history, told = [], []
+    for size, victim in zip(sizes, victims, strict=True):
+        parts = tuple(range(victim, slots, size))
+        told.append(decide(situation(min_workers=1, slots=slots, victim_slots=parts, history=tuple(history))))
+        history.append(past(slots=parts))
+    return told
+
+
+@given(st.data(), st.integers(1, 8))
+def test_a_poisoned_slot_is_recognised_at_its_third_crash_however_the_group_shrinks_and_grows(data, slots):
+    poisoned = data.draw(st.integers(0, slots - 1))
+    sizes = data.draw(st.lists(st.integers(1, slots), min_size=3, max_size=3))
+    *before, third = crashes(slots, sizes, [poisoned % size for size in sizes])
+    assert [told.reason for told in before] == [Reason.TRANSIENT] * 2
+    assert third.reason is Reason.DETERMINISTIC
+    assert re.search(rf"slots? [\d, ]*\b{poisoned}\b[\d, ]* each time", third.sentence)
+
+
+@given(st.data(), st.integers(2, 8))
+def test_crashes_that_have_no_slot_in_common_are_chance(data, slots):
+    sizes = data.draw(st.lists(st.integers(2, slots), min_size=3, max_size=6))
+    victims = [data.draw(st.integers(0, size - 1)) for size in sizes]
+    parts = [set(range(victim, slots, size)) for victim, size in zip(victims, sizes, strict=True)]
+    assume(not any(set.intersection(*parts[n : n + 3]) for n in range(len(parts) - 2)))
+    assert {told.reason for told in crashes(slots, sizes, victims)} == {Reason.TRANSIENT}
+
+
+def test_the_slot_of_the_example_changes_places_and_is_found():
+    assert [3 % size for size in (4, 3, 2, 1)] == [3, 0, 1, 0]
+    told = crashes(4, (4, 3, 2), (3, 0, 1))
+    assert told[-1].reason is Reason.DETERMINISTIC
+    assert "slot 3 each time" in told[-1].sentence
 
 
 def test_slow_ranks_between_them_do_not_hide_a_repetition():
     history = (past(), past(failure_class=FailureClass.SLOW_RANK, step=25), past())
-    assert decide(situation(history=history, victim_rank=1)).reason is Reason.DETERMINISTIC
+    assert decide(situation(history=history, victim_slots=(1,))).reason is Reason.DETERMINISTIC
 
 
 def test_a_microbatch_is_shrunk_before_memory_is_called_deterministic():
@@ -207,6 +241,7 @@ def test_a_microbatch_is_shrunk_before_memory_is_called_deterministic():
 @st.composite
 def situations(draw):
     """Histories as they happen: commits never go back, and no step is before the commit it started from."""
+    parts = st.lists(st.integers(0, 3), max_size=2, unique=True).map(tuple)
     history, committed = [], 0
     for _ in range(draw(st.integers(0, 6))):
         committed += draw(st.integers(0, 3))
@@ -216,6 +251,7 @@ def situations(draw):
                 committed_step=committed,
                 failure_class=draw(st.sampled_from(FailureClass)),
                 at=float(len(history)),
+                slots=draw(parts),
             )
         )
     committed += draw(st.integers(0, 3))
@@ -233,7 +269,7 @@ def situations(draw):
         microbatch_rows=draw(st.integers(1, 4)),
         max_failures=draw(st.integers(-1, 5)),
         may_skip=draw(st.booleans()),
-        is_applied=draw(st.booleans()),
+        victim_slots=draw(parts),
         history=tuple(history),
         now=10.0,
     )
@@ -253,6 +289,7 @@ def test_a_run_stops_for_a_stated_reason_only(found):
     if told.reason is Reason.DETERMINISTIC:
         streak = without_progress(found)[-2:]
         assert [(p.failure_class, p.step) for p in streak] == [(found.failure_class, found.step)] * 2
+        assert set(found.victim_slots).intersection(*(p.victim_slots for p in streak))
     if told.reason is Reason.AS_SPECIFIED:
         assert found.failure_class is FailureClass.BAD_LOSS
         assert not found.may_skip

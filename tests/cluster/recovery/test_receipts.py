@@ -50,13 +50,30 @@ def test_the_history_is_what_happened_since_a_failure_stopped_the_run():
     kept = [
         receipt(),
         receipt(number=2, strategy="stop", reason="budget_spent", attempt_after=None),
-        receipt(number=3, reached=22, place=0, at_work=False, attempt_after=None),
+        receipt(number=3, reached=22, place=0, slots=(0, 2), attempt_after=None),
     ]
     (past,) = receipts.history(kept)
-    assert (past.step, past.committed_step, past.victim_rank, past.at_work) == (22, 20, 0, False)
+    assert (past.step, past.committed_step, past.victim_slots) == (22, 20, (0, 2))
     assert past.at == 1000.5
     assert len(receipts.history(kept[:1])) == 1
     assert receipts.history(kept[:2]) == []
+
+
+def test_further_victims_are_no_further_failures_but_their_slots_were_in_hand_too():
+    kept = [
+        receipt(slots=(0,)),
+        receipt(number=2, slots=(2,), joins=1),
+        receipt(number=3, slots=(3,), joins=1, at_work=False),
+        receipt(number=4, slots=(1,), at_work=False),
+    ]
+    assert [past.victim_slots for past in receipts.history(kept)] == [(0, 2), ()]
+
+
+def test_receipts_of_earlier_releases_count_without_their_slots(storage):
+    old = receipt(place=1).model_dump(mode="json", exclude={"slots", "joins"})
+    storage.append_line(PATH, json.dumps(old).encode())
+    (past,) = receipts.history(receipts.read(storage, PATH))
+    assert (past.step, past.victim_slots) == (0, ())
 
 
 def test_goodput_counts_every_step_once():

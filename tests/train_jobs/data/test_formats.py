@@ -86,6 +86,39 @@ def turns(*pairs):
     return {"messages": [{"role": role, "content": content} for role, content in pairs]}
 
 
+PAIR = (("user", "a"), ("assistant", "b"))
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}, "text": None}
+
+
+def part(text):
+    return {"type": "text", "text": text}
+
+
+def calling(key, content):
+    row = turns(PAIR[0], ("assistant", content))
+    row["messages"][1][key] = [{"function": {"name": "add", "arguments": "{}"}}]
+    return row
+
+
+def test_content_in_parts_that_are_all_text_is_that_text():
+    row = turns(("system", [part("Be "), part("terse.")]), ("user", [part("a")]), ("assistant", [part("b")]))
+    assert convert(row, Format.MESSAGES, index=0).messages == [
+        Message("system", "Be terse."),
+        Message("user", "a"),
+        Message("assistant", "b"),
+    ]
+
+
+def test_a_system_message_that_is_empty_stays_and_so_do_calls_that_are_none():
+    row = turns(("system", ""), *PAIR)
+    row["messages"][2]["tool_calls"] = []
+    assert [m.role for m in convert(row, Format.MESSAGES, index=0).messages] == [
+        "system",
+        "user",
+        "assistant",
+    ]
+
+
 @pytest.mark.parametrize(
     ("data_format", "row", "reason"),
     [
@@ -105,6 +138,31 @@ def turns(*pairs):
         (Format.MESSAGES, turns(("user", "a")), "the last message is not an answer"),
         (Format.MESSAGES, turns(("oracle", "a"), ("assistant", "b")), "unknown role `oracle`"),
         (Format.SHAREGPT, {"conversations": [{"from": "human"}]}, "empty prompt"),
+        (Format.MESSAGES, turns(("system", {"a": 1}), *PAIR), "a turn whose `content` is not text"),
+        (Format.MESSAGES, turns(("system", [IMAGE]), *PAIR), "a turn whose `content` is not text"),
+        (Format.MESSAGES, turns(("user", [part("a"), IMAGE]), PAIR[1]), "a turn whose `content` is not text"),
+        (Format.MESSAGES, turns(("user", ["a"]), PAIR[1]), "a turn whose `content` is not text"),
+        (Format.MESSAGES, turns(("tool", 3), *PAIR), "a turn whose `content` is not text"),
+        (Format.MESSAGES, calling("tool_calls", "b"), "a turn with `tool_calls`, which cannot be trained on"),
+        (
+            Format.MESSAGES,
+            calling("tool_calls", None),
+            "a turn with `tool_calls`, which cannot be trained on",
+        ),
+        (
+            Format.MESSAGES,
+            calling("function_call", ""),
+            "a turn with `function_call`, which cannot be trained on",
+        ),
+        (
+            Format.SHAREGPT,
+            {"conversations": [{"from": "human", "value": 3}]},
+            "a turn whose `value` is not text",
+        ),
+        (Format.ALPACA, {"instruction": "a", "input": 5, "output": "b"}, "`input` is not text"),
+        (Format.ALPACA, {"instruction": "a", "input": "", "output": ["b"]}, "`output` is not text"),
+        (Format.PROMPT_COMPLETION, {"prompt": [{"role": "user"}], "completion": "a"}, "`prompt` is not text"),
+        (Format.TEXT, {"text": 3}, "`text` is not text"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_dropped_with_its_reason(data_format, row, reason):

@@ -15,15 +15,19 @@ from train_jobs.spec import BadLoss
 SAMPLES = ["s1", "s2"]
 
 
+def samples_of(step):
+    return [f"{step}:{name}" for name in SAMPLES]
+
+
 class Court:
     """A judge of one launch, and the run that it judges."""
 
     def __init__(self, spec, files, committed=0, live=2, **failures):
         self.spec = spec.model_copy(update={"failures": spec.failures.model_copy(update=failures)})
-        self.files, self.now, self.attempt = files, 1000.0, 0
-        views = Views(lambda: live, lambda step: [f"{step}:{s}" for s in SAMPLES], lambda _: True, "driver")
+        self.files, self.now, self.attempt, self.divisor, self.standby = files, 1000.0, 0, 1, 0
+        views = Views(lambda: live, lambda: self.standby, samples_of, lambda _: True, "driver")
         self.judge = Judge(self.spec, files, committed, views)
-        self.members = [self.member(rank) for rank in range(2)]
+        self.members = [self.member(rank) for rank in range(self.spec.slots)]
         self.form(committed)
 
     def member(self, rank, node=None):
@@ -31,10 +35,10 @@ class Court:
         beat = Beat(joined.worker, 1, Phase.COMPUTING, 3, 1, 1.0)
         return Member(joined, self.now, self.now, beat)
 
-    def form(self, step):
+    def form(self, step, source=Source.PEER):
         self.attempt += 1
         workers = tuple(member.joined.worker for member in self.members)
-        formation = Formation(self.attempt, self.attempt, workers, ("127.0.0.1", 1), Source.CHECKPOINT, 0, 1)
+        formation = Formation(self.attempt, self.attempt, workers, ("127.0.0.1", 1), source, 0, self.divisor)
         self.judge.forming(formation, self.now)
         self.now += 1
         self.judge.formed(Formed(self.attempt, step, (), 0.5), formation, self.now)
@@ -43,8 +47,8 @@ class Court:
         self.now += 1
         self.judge.advanced(Advanced(self.attempt, number, 0.8, "", skipped), self.now)
 
-    def fail(self, signal=Signal.PROCESS_EXIT, rank=1, **known):
-        self.now += 1
+    def fail(self, signal=Signal.PROCESS_EXIT, rank=1, after=1.0, **known):
+        self.now += after
         victim = None if rank is None else self.members[rank]
         detail = known.pop("detail", "it ended")
         return self.judge(Incident(signal, victim, detail, self.now - 0.5, self.now, self.attempt, **known))
@@ -200,6 +204,7 @@ def test_what_is_open_when_the_run_is_over_is_closed(court):
 
 def test_a_node_of_which_nothing_answers_is_cut_off_and_not_hung(court):
     court.fail(Signal.NO_HEARTBEAT, node_answers=False)
+    court.form(0)
     court.fail(Signal.NO_HEARTBEAT)
     classes = [told.failure_class for told in court.receipts()]
     assert classes == [FailureClass.NETWORK_STALL, FailureClass.HUNG_RANK]
@@ -218,3 +223,170 @@ def test_receipts_that_storage_does_not_take_are_written_with_the_next(court, mo
     monkeypatch.setattr(receipts, "append", append)
     court.fail(rank=0)
     assert [told.number for told in court.receipts()] == [1, 2]
+
+
+@pytest.fixture
+def nine(spec, files):
+    """A court over nine workers, of which the last eight are on one node."""
+    court = Court(spec.model_copy(update={"num_workers": 9}), files, live=1)
+    court.members[1:] = [court.member(rank, node="large") for rank in range(1, 9)]
+    return court
+
+
+@pytest.mark.parametrize("apart_s", [0.2, 3.0])
+def test_a_node_with_many_workers_is_one_failure_with_a_receipt_each(nine, apart_s):
+    verdicts = [nine.fail(Signal.NODE_GONE, rank, after=apart_s) for rank in range(1, 9)]
+    assert [(verdict.stop, verdict.wait_s) for verdict in verdicts] == [(None, 0)] * 8
+    told = nine.receipts()
+    assert [kept.victim.rank for kept in told] == list(range(1, 9))
+    assert [kept.joins for kept in told] == [None] + [1] * 7
+    assert {kept.reason for kept in told} == {Reason.TRANSIENT}
+    nine.form(0)
+    assert nine.fail(Signal.NODE_GONE, 0).wait_s == 1
+    nine.form(0)
+    nine.step(1)
+    assert {kept.attempt_after for kept in nine.receipts()} == {3}
+
+
+def test_processes_of_a_node_that_are_missed_before_the_node_is_are_the_same_failure(nine):
+    nine.fail(Signal.PROCESS_EXIT, 1)
+    nine.fail(Signal.NODE_GONE, 2, after=9.0)
+    first, second = nine.receipts()
+    assert (first.failure_class, second.failure_class) == (FailureClass.WORKER_CRASH, FailureClass.NODE_LOST)
+    assert second.joins == 1
+
+
+def test_who_crashes_later_after_it_came_back_or_in_another_way_has_failed_on_its_own(nine):
+    nine.fail(Signal.PROCESS_EXIT, 0)
+    assert nine.fail(Signal.NODE_GONE, 1, after=9.0).wait_s == 1
+    nine.members[2].left_in = nine.attempt
+    assert nine.fail(Signal.PROCESS_EXIT, 2, after=9.0).wait_s == 2
+    assert [kept.joins for kept in nine.receipts()] == [None] * 3
+
+
+def test_a_failure_of_the_next_formation_is_another_one(nine):
+    nine.fail(Signal.PROCESS_EXIT, 0)
+    nine.form(0)
+    assert nine.fail(Signal.PROCESS_EXIT, 1, after=0.1).wait_s == 1
+    assert [kept.joins for kept in nine.receipts()] == [None, None]
+
+
+def test_a_node_that_drains_is_not_what_the_next_one_dies_of(court):
+    court.fail(Signal.NODE_DRAINING)
+    court.fail(Signal.NODE_GONE, after=0.1)
+    assert [kept.joins for kept in court.receipts()] == [None, None]
+
+
+def test_all_that_run_out_of_memory_in_one_step_halve_their_microbatches_once(nine):
+    verdicts = [nine.fail(Signal.OUT_OF_MEMORY, rank, after=5.0) for rank in range(9)]
+    assert all(verdict.shrink_microbatch and verdict.stop is None for verdict in verdicts)
+    assert all("of 2 rows instead of 4" in kept.decided for kept in nine.receipts())
+    nine.divisor = 2
+    nine.form(0)
+    nine.fail(Signal.OUT_OF_MEMORY, 0)
+    assert "of 1 row instead of 2" in nine.receipts()[-1].decided
+
+
+def test_lack_of_memory_at_one_row_is_recognised_whoever_tells_of_it_first(nine):
+    nine.divisor = 4
+    for first in (0, 4):
+        nine.form(0)
+        for rank in (first, *range(first + 1, 9), *range(first)):
+            assert nine.fail(Signal.OUT_OF_MEMORY, rank, after=0.1).stop is None
+    nine.form(0)
+    assert nine.fail(Signal.OUT_OF_MEMORY, 8).stop.code == "train.deterministic"
+
+
+def test_a_poisoned_slot_is_found_in_a_group_that_shrinks(spec, files):
+    court = Court(spec.model_copy(update={"num_workers": 4}), files)
+    for size in (4, 3):
+        assert court.fail(rank=3 % size).stop is None
+        court.members = [court.member(rank) for rank in range(size - 1)]
+        court.form(0)
+    stop = court.fail(rank=1).stop
+    assert stop.code == "train.deterministic"
+    assert "slot 3 each time" in stop.message
+    assert "1:s1, 1:s2" in stop.message
+    assert [kept.slots for kept in court.receipts()] == [(3,), (0, 3), (1, 3)]
+
+
+def test_a_crash_early_in_a_step_counts_where_the_last_sign_of_life_is_of_the_step_before(court):
+    court.step(1)
+    for phase in (Phase.EXCHANGING, Phase.SAVING, Phase.RESTORING):
+        beat = Beat("1.a", court.attempt, phase, 1, 7, 1.0)
+        court.members[1].beat = beat
+        stop = court.fail().stop
+        court.form(1)
+    assert stop.code == "train.deterministic"
+
+
+def test_a_standby_is_promised_where_one_is_warm(spec, files):
+    court = Court(spec.model_copy(update={"num_workers": 2, "standby": 1}), files, live=0)
+    court.fail()
+    court.form(0)
+    court.standby = 2
+    court.fail()
+    assert "new worker" in court.receipts()[0].decided
+    assert "warm standby" in court.receipts()[1].decided
+
+
+def refuse_to_read(court, monkeypatch):
+    def refuse():
+        raise StorageError("The bucket does not answer.", code="storage.unreachable", retryable=True)
+
+    monkeypatch.setattr(court.files, "read_steps", refuse)
+
+
+def test_a_receipt_is_closed_with_the_facts_at_hand_where_the_metrics_cannot_be_read(court, monkeypatch):
+    refuse_to_read(court, monkeypatch)
+    court.fail()
+    court.form(0)
+    court.step(1)
+    (told,) = court.receipts()
+    assert (told.attempt_after, told.goodput) == (2, 0.0)
+    assert told.total_s == 2.5
+
+
+def test_a_stop_holds_where_the_metrics_cannot_be_read(spec, files, monkeypatch):
+    court = Court(spec, files, max_failures=0)
+    refuse_to_read(court, monkeypatch)
+    assert court.fail(Signal.NODE_GONE).stop.code == "train.budget_spent"
+    assert court.receipts()[0].strategy is Strategy.STOP
+
+
+def test_a_run_that_diverged_stops_with_its_own_error_though_bad_losses_are_skipped(spec, files):
+    court = Court(spec, files, on_bad_loss=BadLoss.SKIP)
+    error = LinnetError("Step 3 has the loss 9.0.", code="train.diverged")
+    assert court.fail(Signal.SPIKE, rank=0, error=error, step=3).stop is error
+    (told,) = court.receipts()
+    assert (told.failure_class, told.code) == (FailureClass.BAD_LOSS, "train.diverged")
+    assert (told.strategy, told.samples) == (Strategy.STOP, ("3:s1", "3:s2"))
+
+
+def test_whatever_befalls_a_formation_in_one_moment_is_one_failure(nine):
+    nine.fail(Signal.PROCESS_EXIT, 0)
+    nine.fail(Signal.NODE_GONE, 1, after=1.5)
+    nine.fail(Signal.NODE_GONE, 2, after=1.5)
+    assert [kept.joins for kept in nine.receipts()] == [None, 1, None]
+
+
+def test_further_victims_cost_neither_budget_nor_patience(spec, files):
+    court = Court(spec.model_copy(update={"num_workers": 4}), files, max_failures=2)
+    court.fail(Signal.NODE_GONE)
+    court.form(0)
+    verdicts = [court.fail(Signal.NODE_GONE, rank, after=5.0) for rank in range(4)]
+    assert [verdict.wait_s for verdict in verdicts] == [1, 0, 0, 0]
+    assert [verdict.stop for verdict in verdicts] == [None] * 4
+    court.form(0)
+    assert court.fail(Signal.NODE_GONE).stop.code == "train.budget_spent"
+
+
+def test_after_falling_back_to_an_older_checkpoint_progress_counts_from_there(spec, files):
+    court = Court(spec, files, committed=20, max_failures=1)
+    court.form(10, Source.CHECKPOINT)
+    assert court.judge.committed_step == 10
+    court.step(11)
+    assert court.fail().stop is None
+    court.form(10, Source.CHECKPOINT)
+    court.step(11)
+    assert court.fail(rank=0).stop is not None

@@ -10,6 +10,7 @@ from train_jobs.formation.ray_signals import signal_of
     [
         (LinnetError("nan", code="train.not_finite"), Signal.NOT_FINITE),
         (LinnetError("9.0", code="train.bad_loss"), Signal.SPIKE),
+        (LinnetError("9.0", code="train.diverged"), Signal.SPIKE),
         (StorageError("full", code="storage.full"), Signal.STORAGE_ERROR),
         (MemoryError(), Signal.OUT_OF_MEMORY),
         (RuntimeError("CUDA out of memory"), Signal.OUT_OF_MEMORY),

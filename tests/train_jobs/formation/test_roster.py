@@ -449,3 +449,36 @@ def test_a_proof_is_due_after_a_failure_and_not_when_somebody_joins():
     assert (first.source, first.prove) == (Source.CHECKPOINT, False)
     assert (alone.workers, alone.source, alone.prove) == (("0.a",), Source.PEER, True)
     assert (both.workers, both.source, both.prove) == (("0.a", "1.b"), Source.PEER, False)
+
+
+def test_however_many_run_out_of_memory_in_a_step_microbatches_are_halved_once():
+    world = World(slots=4, verdict=Verdict(shrink_microbatch=True))
+    workers = [f"{rank}.a" for rank in range(4)]
+    world.join(*workers)
+    for divisor in (1, 2, 4):
+        world.run(1)
+        assert world.formations()[-1].microbatch_divisor == divisor
+        for worker in workers:
+            world.roster.raised(worker, Signal.OUT_OF_MEMORY, "too big", world.now)
+            world.roster.ready(worker, 3, world.now)
+    assert len(world.incidents) == 12
+
+
+def test_who_has_come_back_from_a_formation_is_known_until_the_next(pair):
+    pair.roster.lost("1.a", Signal.PROCESS_EXIT, "gone", pair.now)
+    assert pair.incidents[0].victim.left_in < pair.incidents[0].generation
+    pair.roster.ready("0.a", 7, pair.now)
+    assert pair.roster.members["0.a"].left_in == 1
+    pair.join("1.b")
+    pair.run(0.25)
+    assert pair.roster.members["0.a"].left_in < pair.roster.generation
+
+
+def test_those_that_are_warm_and_wait_are_counted_as_long_as_they_live(pair):
+    assert pair.roster.spare() == 0
+    pair.join("2.standby", "3.standby")
+    assert pair.roster.spare() == 2
+    pair.roster.lost("2.standby", Signal.PROCESS_EXIT, "gone", pair.now)
+    assert pair.roster.spare() == 1
+    pair.roster.ready("0.a", 7, pair.now)
+    assert pair.roster.spare() == 1
