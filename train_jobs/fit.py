@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 from cluster.errors import InterruptedRunError, LinnetError
 from train_jobs.base_config import BaseConfig
@@ -62,30 +63,52 @@ def fit(job: WorkerJob) -> int:
 
     Raises the LinnetError that ended the run, and InterruptedRunError after SIGINT.
     """
-    import ray
-    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     lives, committed = 0, -1
-    while ray.get(job.coordinator.outcome.remote()) is None:
-        reached = ray.get(job.coordinator.committed_step.remote())
+    while _ask(job, "outcome") is None:
+        reached = _ask(job, "committed_step")
         lives, committed = (lives if reached == committed else 0) + 1, reached
         workers = workers_to_launch(job.spec, _room)
-        ray.get(job.coordinator.launched.remote(workers))
+        _ask(job, "launched", workers)
         try:
             _launch(job, workers)
-        except ControllerError as error:
-            # Ray's controller gives up when a worker dies while it is being started; the run does not.
-            if lives >= _LIVES or unwrap(error) is not None:
+        except _controller_errors() as error:
+            # Ray's controller is gone, or gives up when a worker dies while it is being started, or when
+            # the run is over and there is no place for a worker that was lost. The run goes on.
+            if unwrap(error) is not None or (lives >= _LIVES and _ask(job, "outcome") is None):
                 raise unwrap(error) or _explain(error, job.spec) from error
         except TrainingFailedError as error:
             raise unwrap(error) or _explain(error, job.spec) from error
-        except (SystemExit, ray.exceptions.RayActorError) as error:
+        except SystemExit as error:
             # Ray's own SIGINT handler ends its controller and then exits.
             raise InterruptedRunError("Training was stopped.") from error
-    end = ray.get(job.coordinator.outcome.remote())
+    end = _ask(job, "outcome")
     if end.error is not None:
         raise end.error
     return int(end.step)
+
+
+def _controller_errors() -> tuple[type[BaseException], ...]:
+    import ray
+    from ray.train.v2.api.exceptions import ControllerError
+
+    return ControllerError, ray.exceptions.RayActorError
+
+
+def _ask(job: WorkerJob, method: str, *arguments: Any) -> Any:
+    """Call the coordinator, which the run does not survive."""
+    import ray
+
+    try:
+        return ray.get(getattr(job.coordinator, method).remote(*arguments))
+    except ray.exceptions.RayActorError as error:
+        raise LinnetError(
+            f"The coordinator of the run {job.spec.run} is gone: {ray_signals.death(error)}",
+            code="train.coordinator",
+            hint="Its process was ended or had no memory left. The same command resumes the run.",
+            retryable=True,
+        ) from error
 
 
 def workers_to_launch(
@@ -129,7 +152,7 @@ def _launch(job: WorkerJob, workers: int) -> None:
         DataParallelTrainer(
             train_loop,
             train_loop_config={"job": job},
-            backend_config=FormationConfig(),
+            backend_config=FormationConfig(job.coordinator),
             scaling_config=ScalingConfig(
                 num_workers=workers, resources_per_worker={"CPU": spec.threads_per_worker}
             ),

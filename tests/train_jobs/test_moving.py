@@ -160,3 +160,33 @@ def test_an_elastic_run_starts_with_what_there_is_room_for(nodes, calm, spec, se
     assert losses(files) == calm
     assert [len(attempt.workers) for attempt in files.read_attempts()] == [1]
     assert receipts.read(files.storage, files.receipts) == []
+
+
+def test_a_node_lost_for_good_with_no_room_elsewhere_ends_neither_the_run_nor_its_driver(
+    nodes, calm, spec, settings, files
+):
+    second = nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    wait = start(spec.model_copy(update={"max_steps": STEPS, "save_steps": 50}), settings)
+    until(lambda: len(files.read_steps()) >= 60, "steps with two workers")
+    nodes.remove_node(second, allow_graceful=False)
+    wait()
+    assert losses(files) == calm
+    proven("run-1", settings)
+    assert len(files.read_attempts()[-1].workers) == 1
+    (receipt,) = receipts.read(files.storage, files.receipts)
+    assert receipt.failure_class in (FailureClass.NODE_LOST, FailureClass.WORKER_CRASH)
+
+
+def test_a_node_that_comes_later_takes_the_place_of_one_that_was_lost(nodes, calm, spec, settings, files):
+    second = nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    wait = start(spec.model_copy(update={"max_steps": STEPS, "save_steps": 50}), settings)
+    until(lambda: len(files.read_steps()) >= 60, "steps with two workers")
+    nodes.remove_node(second, allow_graceful=False)
+    until(lambda: len(files.read_attempts()) >= 2, "a formation without the lost node")
+    nodes.add_node(num_cpus=1)
+    wait()
+    assert losses(files) == calm
+    proven("run-1", settings)
+    assert [len(attempt.workers) for attempt in files.read_attempts()] == [2, 1, 2]

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ray.train.backend import Backend, BackendConfig
@@ -21,15 +23,24 @@ _LOG = logging.getLogger("train_jobs")
 _TRIES = 10
 
 
-def keep_survivors(worker_group: Any) -> None:
-    """Let a replacement that fails be tried again at the controller's next look at its group.
+class RunIsOverError(Exception):
+    """Nobody is needed any more; Ray's controller ends with it."""
 
-    Ray's controller takes it for a failure of its own and ends all workers, also when it failed because
-    another worker died meanwhile. After ten failures in a row of one group it may.
+
+def keep_survivors(worker_group: Any, is_over: Callable[[], bool], has_places: Callable[[], bool]) -> None:
+    """Let a replacement that fails, or has no place yet, be tried again at the controller's next look.
+
+    Ray's controller takes a failure for one of its own and ends all workers, also when a replacement failed
+    because another worker died meanwhile. After ten failures in a row of one group it may. Without a
+    place it would wait for one, deaf to everything else; and it would look for one when the run `is_over`.
     """
     replace, failed = worker_group.replace_replica_group, Counter[int]()
 
     def try_to_replace(index: int) -> None:
+        if is_over():
+            raise RunIsOverError
+        if not has_places():
+            return
         try:
             replace(index)
         except Exception:
@@ -43,25 +54,42 @@ def keep_survivors(worker_group: Any) -> None:
     worker_group.replace_replica_group = try_to_replace
 
 
+def _has_places(worker_group: Any) -> bool:
+    """Whether every worker of the group has CPUs on a node that lives."""
+    from ray.util import placement_group_table
+
+    group = worker_group._worker_group_state.placement_group_handle.placement_group
+    return bool(placement_group_table(group)["state"] == "CREATED")
+
+
 class _FormationBackend(Backend):
     """Nothing to set up and nothing to take down: workers meet by themselves."""
 
     has_replica_groups = True
     share_cuda_visible_devices = True
 
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: FormationConfig) -> None:
         """Workers form their group when the coordinator says so; a single new one starts like all."""
         if hasattr(worker_group, "replace_replica_group"):
-            keep_survivors(worker_group)
+            keep_survivors(worker_group, backend_config.is_over, lambda: _has_places(worker_group))
 
-    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
+    def on_shutdown(self, worker_group: Any, backend_config: FormationConfig) -> None:
         """Ray ends the processes next, and their sockets with them."""
 
 
+@dataclass
 class FormationConfig(BackendConfig):
-    """Workers that are replaced one by one."""
+    """Workers that are replaced one by one for as long as the coordinator's run goes on."""
+
+    coordinator: Any
 
     @property
     def backend_cls(self) -> type[Backend]:
         """What Ray Train asks a configuration for."""
         return _FormationBackend
+
+    def is_over(self) -> bool:
+        """Whether the run has ended. Raises RayActorError when the coordinator has."""
+        import ray
+
+        return ray.get(self.coordinator.outcome.remote()) is not None
