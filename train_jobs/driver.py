@@ -170,7 +170,7 @@ class _Drive:
             with Follower(
                 self.files, self.reporter, total=spec.max_steps, every=spec.logging_steps, tick=self._renew
             ):
-                step = fit.fit(job)
+                step = fit.fit(job, self.reporter.say)
         finally:
             draw(self.files)
         return self.finish(ending.at_step(step, spec))

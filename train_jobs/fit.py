@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.errors import InterruptedRunError, LinnetError
 from train_jobs.base_config import BaseConfig
+from train_jobs.demand import Demand
 from train_jobs.encoded import EncodedData
 from train_jobs.encoding import Longest
 from train_jobs.entry import WorkerJob, train_loop
@@ -19,6 +20,7 @@ from train_jobs.memory import memory_estimate
 from train_jobs.preflight import Node, check_fits
 from train_jobs.ray_errors import brief, unwrap
 from train_jobs.spec import TrainSpec
+from train_jobs.stopping import handlers_kept
 
 # Ray Train hands these on to its controller and workers; a lost worker is seen within one interval.
 RAY_TRAIN_ENVIRONMENT = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
@@ -58,10 +60,11 @@ def require_room(
     check_fits(spec, nodes, lambda changed: memory_estimate(changed, parameters, config, longest))
 
 
-def fit(job: WorkerJob) -> int:
+def fit(job: WorkerJob, say: Callable[[str], object]) -> int:
     """Train to the last step, workers being replaced as they fail; returns that step.
 
-    Raises the LinnetError that ended the run, and InterruptedRunError after SIGINT.
+    `say` gets a line while there is no room to begin. Raises the LinnetError that ended the run, and
+    InterruptedRunError after SIGINT.
     """
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -69,7 +72,8 @@ def fit(job: WorkerJob) -> int:
     while _ask(job, "outcome") is None:
         reached = _ask(job, "committed_step")
         lives, committed = (lives if reached == committed else 0) + 1, reached
-        workers = workers_to_launch(job.spec, _room)
+        with Demand(job.spec.min_workers, job.spec.threads_per_worker) as demand:
+            workers = workers_to_launch(job.spec, _room, demand.look, say)
         _ask(job, "launched", workers)
         try:
             _launch(job, workers)
@@ -114,6 +118,9 @@ def _ask(job: WorkerJob, method: str, *arguments: Any) -> Any:
 def workers_to_launch(
     spec: TrainSpec,
     room: Callable[[TrainSpec], int],
+    ask: Callable[[], object],
+    say: Callable[[str], object],
+    *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> int:
@@ -121,19 +128,31 @@ def workers_to_launch(
 
     A group of one size is asked for as it is, and Ray waits until there is room. One that may shrink
     waits some seconds for all, since what has just ended still holds its CPUs, and for as long as it takes
-    for the least.
+    for the least; at each look it does `ask` for that, and does `say` what there is when that changes.
     """
     wanted = spec.slots + spec.standby
     if spec.min_workers == spec.slots:
         return wanted
-    limit = clock() + _ROOM_WITHIN_S
+    limit, told = clock() + _ROOM_WITHIN_S, -1
     while True:
         found = room(spec)
         if found >= wanted:
             return wanted
-        if found >= spec.min_workers and clock() >= limit:
-            return found
+        if clock() >= limit:
+            if found >= spec.min_workers:
+                return found
+            if found != told:
+                say(_waiting(spec, found))
+            told = found
+            ask()
         sleep(_LOOK_S)
+
+
+def _waiting(spec: TrainSpec, found: int) -> str:
+    return (
+        f"{spec.run}: waiting for CPUs; there is room for {found} of at least {spec.min_workers} workers "
+        f"with {spec.threads_per_worker} each"
+    )
 
 
 def _room(spec: TrainSpec) -> int:
@@ -148,7 +167,8 @@ def _launch(job: WorkerJob, workers: int) -> None:
     from train_jobs.formation.ray_train import DataParallelTrainer, FormationConfig
 
     spec = job.spec
-    with tempfile.TemporaryDirectory(prefix="linnet-ray-train-") as scratch:
+    # Ray's handler of SIGINT answers for its controller, and for nothing once that has ended.
+    with handlers_kept(), tempfile.TemporaryDirectory(prefix="linnet-ray-train-") as scratch:
         DataParallelTrainer(
             train_loop,
             train_loop_config={"job": job},

@@ -11,12 +11,20 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def told_to_stop() -> Iterator[None]:
     """Let SIGTERM stop the run as Ctrl-C does, and put the former handlers back afterwards."""
+    with handlers_kept():
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        listen()
+        yield
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put the handlers of SIGINT and SIGTERM back afterwards, whoever replaces them meanwhile."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    listen()
     try:
         yield
     finally:

@@ -56,7 +56,7 @@ class Cluster:
             key="1" * 64, fingerprint=digest, rows=64, samples=64, longest=Longest(), dropped={}
         )
 
-    def fit(self, job):
+    def fit(self, job, say):
         self.launches += 1
         self.do_a_step()
         checkpoint.commit(self.files, {"a": b"1"}, step=self.step, attempt=1, world_size=2, metrics={})
@@ -122,7 +122,7 @@ def test_a_run_whose_last_checkpoint_is_lost_has_not_ended(cluster, spec, settin
     train(spec, settings)
     checkpoint.remove_step(files, 8)
 
-    def fail(_):
+    def fail(*_):
         raise ConfigError("Too bad.", code="train.test")
 
     monkeypatch.setattr(fit, "fit", fail)

@@ -8,7 +8,9 @@ global batch and exact sums need it (docs/decisions/formations.md). Holds for Ra
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,25 +23,28 @@ __all__ = ["DataParallelTrainer", "FormationConfig"]
 
 _LOG = logging.getLogger("train_jobs")
 _TRIES = 10
+_LOOK_S = 1.0
 
 
-class RunIsOverError(Exception):
-    """Nobody is needed any more; Ray's controller ends with it."""
-
-
-def keep_survivors(worker_group: Any, is_over: Callable[[], bool], has_places: Callable[[], bool]) -> None:
+def keep_survivors(
+    worker_group: Any,
+    end_if_over: Callable[[], object],
+    has_places: Callable[[], bool],
+    sleep: Callable[[float], object] = time.sleep,
+) -> None:
     """Let a replacement that fails, or has no place yet, be tried again at the controller's next look.
 
     Ray's controller takes a failure for one of its own and ends all workers, also when a replacement failed
-    because another worker died meanwhile. After ten failures in a row of one group it may. Without a
-    place it would wait for one, deaf to everything else; and it would look for one when the run `is_over`.
+    because another worker died meanwhile. After ten failures in a row of one group it may. Without a place
+    it would wait for one, deaf to everything else; and it would wait for ever once the run is over.
     """
     replace, failed = worker_group.replace_replica_group, Counter[int]()
 
     def try_to_replace(index: int) -> None:
-        if is_over():
-            raise RunIsOverError
+        end_if_over()
         if not has_places():
+            # The controller looks again at once, for as long as a worker is missing.
+            sleep(_LOOK_S)
             return
         try:
             replace(index)
@@ -71,7 +76,7 @@ class _FormationBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: FormationConfig) -> None:
         """Workers form their group when the coordinator says so; a single new one starts like all."""
         if hasattr(worker_group, "replace_replica_group"):
-            keep_survivors(worker_group, backend_config.is_over, lambda: _has_places(worker_group))
+            keep_survivors(worker_group, backend_config.end_if_over, lambda: _has_places(worker_group))
 
     def on_shutdown(self, worker_group: Any, backend_config: FormationConfig) -> None:
         """Ray ends the processes next, and their sockets with them."""
@@ -88,8 +93,14 @@ class FormationConfig(BackendConfig):
         """What Ray Train asks a configuration for."""
         return _FormationBackend
 
-    def is_over(self) -> bool:
-        """Whether the run has ended. Raises RayActorError when the coordinator has."""
+    def end_if_over(self) -> None:
+        """As Ray's controller, end when the run has, or its coordinator: the driver sees to the rest.
+
+        An error would not do it: the controller would start all workers anew.
+        """
         import ray
 
-        return ray.get(self.coordinator.outcome.remote()) is not None
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            if ray.get(self.coordinator.outcome.remote()) is None:
+                return
+        ray.kill(ray.get_runtime_context().current_actor)

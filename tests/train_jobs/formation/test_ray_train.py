@@ -5,7 +5,8 @@ import ray
 from ray.train.v2._internal.callbacks.backend_setup import BackendSetupCallback
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
-from train_jobs.formation.ray_train import FormationConfig, RunIsOverError, keep_survivors
+from train_jobs.formation import ray_train
+from train_jobs.formation.ray_train import FormationConfig, keep_survivors
 
 
 class Group:
@@ -29,7 +30,7 @@ def test_it_holds_for_this_ray():
 
 def test_a_replacement_that_fails_is_tried_again_and_not_for_ever():
     group = Group(failures=9)
-    keep_survivors(group, lambda: False, lambda: True)
+    keep_survivors(group, lambda: None, lambda: True)
     for _ in range(10):
         group.replace_replica_group(1)
     assert group.replaced == [1]
@@ -41,28 +42,23 @@ def test_a_replacement_that_fails_is_tried_again_and_not_for_ever():
 
 
 def test_without_a_place_nothing_is_tried_and_nothing_counted():
-    group, places = Group(failures=0), [False] * 20 + [True]
-    keep_survivors(group, lambda: False, lambda: places.pop(0))
+    group, places, slept = Group(failures=0), [False] * 20 + [True], []
+    keep_survivors(group, lambda: None, lambda: places.pop(0), slept.append)
     for _ in range(20):
         group.replace_replica_group(1)
     assert group.replaced == []
+    assert len(slept) == 20
     group.replace_replica_group(1)
     assert group.replaced == [1]
 
 
-def test_when_the_run_is_over_nobody_is_replaced_and_the_controller_ends():
-    group = Group(failures=0)
-    keep_survivors(group, lambda: True, lambda: False)
-    with pytest.raises(RunIsOverError):
-        group.replace_replica_group(1)
-    assert group.replaced == []
-
-
-def test_ray_hands_its_worker_group_to_the_backend_and_single_groups_pass():
+def test_ray_hands_its_worker_group_to_the_backend_and_single_groups_pass(monkeypatch):
     group, config = Group(failures=0), FormationConfig(None)
+    asked = []
+    config.end_if_over = lambda: asked.append(True)
     callback = BackendSetupCallback(config)
     callback.after_execution_group_start(group)
-    config.is_over = lambda: True
-    with pytest.raises(RunIsOverError):
-        group.replace_replica_group(0)
+    monkeypatch.setattr(ray_train, "_has_places", lambda worker_group: worker_group is group)
+    group.replace_replica_group(0)
+    assert (len(asked), group.replaced) == (1, [0])
     callback.after_execution_group_start(object())
