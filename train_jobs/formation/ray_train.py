@@ -19,6 +19,8 @@ from typing import Any
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from train_jobs.formation import ray_signals
+
 __all__ = ["DataParallelTrainer", "FormationConfig"]
 
 _LOG = logging.getLogger("train_jobs")
@@ -29,7 +31,7 @@ _LOOK_S = 1.0
 def keep_survivors(
     worker_group: Any,
     end_if_over: Callable[[], object],
-    has_places: Callable[[], bool],
+    has_place: Callable[[int], bool],
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
     """Let a replacement that fails, or has no place yet, be tried again at the controller's next look.
@@ -42,7 +44,9 @@ def keep_survivors(
 
     def try_to_replace(index: int) -> None:
         end_if_over()
-        if not has_places():
+        if not has_place(index):
+            # Ray asks something of every worker that it has not given up before it replaces another.
+            worker_group.get_replica_groups()[index].shutdown()
             # The controller looks again at once, for as long as a worker is missing.
             sleep(_LOOK_S)
             return
@@ -59,12 +63,17 @@ def keep_survivors(
     worker_group.replace_replica_group = try_to_replace
 
 
-def _has_places(worker_group: Any) -> bool:
-    """Whether every worker of the group has CPUs on a node that lives."""
+def _has_place(worker_group: Any, index: int) -> bool:
+    """Whether the CPUs that a worker's place in the placement group stands for are on a node that answers.
+
+    The place of a lost node has none until another node has room, and looks for some seconds as if nothing
+    were amiss. The places of others are good meanwhile.
+    """
     from ray.util import placement_group_table
 
-    group = worker_group._worker_group_state.placement_group_handle.placement_group
-    return bool(placement_group_table(group)["state"] == "CREATED")
+    group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+    bundle = worker_group.get_workers()[index].placement_group_bundle_index
+    return ray_signals.node_answers(placement_group_table(group)["bundles_to_node_id"][bundle])
 
 
 class _FormationBackend(Backend):
@@ -76,7 +85,9 @@ class _FormationBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: FormationConfig) -> None:
         """Workers form their group when the coordinator says so; a single new one starts like all."""
         if hasattr(worker_group, "replace_replica_group"):
-            keep_survivors(worker_group, backend_config.end_if_over, lambda: _has_places(worker_group))
+            keep_survivors(
+                worker_group, backend_config.end_if_over, lambda index: _has_place(worker_group, index)
+            )
 
     def on_shutdown(self, worker_group: Any, backend_config: FormationConfig) -> None:
         """Ray ends the processes next, and their sockets with them."""
