@@ -88,7 +88,13 @@ def linnet_side(spec: TrainSpec, settings: Settings, victim: int) -> None:
 def _start_ray() -> None:
     import ray
 
-    ray.init(num_cpus=_CPUS, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        address="local",
+        num_cpus=_CPUS,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
 
 
 def _kill_after(files: RunFiles, victim: int) -> None:

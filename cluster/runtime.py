@@ -159,7 +159,12 @@ def attach(settings: Settings | None = None) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
-        num_cpus=int(default_cpus()), include_dashboard=False, log_to_driver=False, configure_logging=False
+        # Without an address Ray follows a file that a cluster long gone may have left.
+        address="local",
+        num_cpus=int(default_cpus()),
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
     )
 
 

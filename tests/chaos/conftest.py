@@ -108,6 +108,7 @@ def cluster():
 
     with tempfile.TemporaryDirectory(prefix="tc-", dir="/tmp", ignore_cleanup_errors=True) as directory:
         ray.init(
+            address="local",
             num_cpus=6,
             include_dashboard=False,
             log_to_driver=False,

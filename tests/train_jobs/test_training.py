@@ -38,6 +38,7 @@ def cluster():
 
     with tempfile.TemporaryDirectory(prefix="tj-", dir="/tmp", ignore_cleanup_errors=True) as directory:
         ray.init(
+            address="local",
             num_cpus=4,
             include_dashboard=False,
             log_to_driver=False,
@@ -221,7 +222,16 @@ class TestScript:
     """`python train_jobs/sft.py`, with a Ray of its own."""
 
     @pytest.fixture
-    def start(self, settings, store, long_spec, tmp_path):
+    def temp_dir(self):
+        """Where Ray keeps its files; a cluster that is gone left its address there."""
+        with tempfile.TemporaryDirectory(prefix="tj-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+            left = Path(directory, "ray", "ray_current_cluster")
+            left.parent.mkdir()
+            left.write_text("127.0.0.1:1")
+            yield directory
+
+    @pytest.fixture
+    def start(self, settings, store, long_spec, tmp_path, temp_dir):
         file = tmp_path / "spec.yaml"
         file.write_text(long_spec.model_copy(update={"max_steps": 20_000}).to_yaml())
         script = Path(train_jobs.__file__).parent / "sft.py"
@@ -231,7 +241,7 @@ class TestScript:
             child = subprocess.Popen(
                 [sys.executable, str(script), str(file), *overrides, "--json"],
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": temp_dir},
             )  # fmt: skip
             started.append(child)
             return child
@@ -243,7 +253,8 @@ class TestScript:
 
     def test_stopped_runs_resume_and_a_changed_spec_conflicts(self, start, settings, files):
         first = start()
-        until(lambda: len(files.read_steps()) > 30, "step 30")
+        until(lambda: len(files.read_steps()) > 30 or first.poll() is not None, "step 30")
+        assert first.poll() is None, first.communicate()
         pids = report.describe("run-1", settings)["pids"]
         assert len(pids) == 2
         assert cancelling.cancel("run-1", settings) == "cancelled"
