@@ -78,6 +78,14 @@ def kept_paths() -> list[Path]:
 
 
 def session_environment() -> dict[str, str]:
-    """Variables of every ssh session on a host: with them .dev/setup finds the installed packages at once."""
+    """Variables of every ssh session on a host: with them .dev/setup finds the installed packages at once.
+
+    The hosts share the cores of one machine, and Ray's head spins while the place of a lost host has no other
+    (ray-project/ray#65007): workers that yield to everything, as Ray's do, would hardly get a turn.
+    """
     python = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
-    return {"LINNET_ENV_CACHE": str(environment_cache()), "LINNET_PYTHON": str(python)}
+    return {
+        "LINNET_ENV_CACHE": str(environment_cache()),
+        "LINNET_PYTHON": str(python),
+        "RAY_worker_niceness": "0",
+    }
