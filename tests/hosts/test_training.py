@@ -17,13 +17,17 @@ TIMES = logging.getLogger(__name__)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_host_dies_and_the_run_is_finished_elsewhere():
-    with Site.up() as site, site.submit(spec_of("host-lost", max_steps=400)) as run:
+    with Site.up() as site, site.submit(spec_of("host-lost", max_steps=800)) as run:
         TIMES.info("ray_up_s %.1f", site.running.seconds_up)
         run.reach(20)
         (host, victim), *_ = run.trainers()
         died_at = time.time()
         host.kill()
-        run.advance(10)
+        run.advance(1)
+        TIMES.info("new work %.1f s after the death", time.time() - died_at)
+        run.stage.until(lambda: len(run.stage.attempts()[-1].workers) == 2, "two workers")
+        run.stage.until(lambda: len(run.stage.attempts()[-1].workers) == 3, "three workers again")
+        TIMES.info("three train %.1f s after the death", time.time() - died_at)
         assert run.finish()["applied"]
 
         shown = site.running.on_head(f"linnet train show {run.spec.run}").stdout

@@ -72,7 +72,7 @@ def test_lost_packets_slow_a_run_and_end_no_process(site):
         run.reach(20)
         (host, _), *_ = run.trainers()
         begin, crew = run.stage.step, pids(run)
-        with faults.lose_packets(host, 0.1):
+        with faults.lose_packets(host, 0.2):
             run.advance(20)
             end = run.stage.step
         run.finish()
@@ -88,7 +88,7 @@ def test_a_stopped_process_is_found_named_and_replaced(site):
         frozen_at = time.time()
         with faults.freeze(host, WORKER_PROCESS) as (process,):
             run.advance(10)
-            TIMES.info("new work %.1f s after SIGSTOP", time.time() - frozen_at)
+            TIMES.info("ten steps %.1f s after SIGSTOP", time.time() - frozen_at)
             run.stage.until(lambda: not is_alive(process.pid), "the end of the stopped process")
         run.finish()
         (receipt,) = run.check()
@@ -121,7 +121,7 @@ def test_a_host_that_is_cut_off_is_done_without_and_does_no_harm_when_it_is_back
         cut_at = time.time()
         with faults.cut(host):
             run.advance(20)
-            TIMES.info("new work %.1f s after the cut", time.time() - cut_at)
+            TIMES.info("twenty steps %.1f s after the cut", time.time() - cut_at)
             left = {worker.node_ip for worker in run.stage.attempts()[-1].workers}
             assert host.address not in left
         run.finish()
