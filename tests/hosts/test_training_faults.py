@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from statistics import mean
 
 import psutil
 import pytest
 
 from cluster.recovery.classes import FailureClass
-from cluster.recovery.receipts import Receipt
 from tests.chaos.stage import is_alive
 from tests.hosts import faults
 from tests.hosts.host import Host
-from tests.hosts.training import SHARED, WORKER_PROCESS, WORKERS, Run, Site, spec_of
+from tests.hosts.training import SHARED, TIMES, WORKER_PROCESS, WORKERS, Run, Site, spec_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-# `--log-cli-level=info` shows how long each part took, in seconds.
-TIMES = logging.getLogger(__name__)
 DISK = f"{SHARED}/disk"
 DISK_MEBIBYTES = 256
 REPLACED_WITHIN_S = 15.0
@@ -37,12 +33,6 @@ def site(running_site) -> Site:
     """All hosts are there, whatever the test before did to them."""
     running_site.running.wait_for_nodes(1 + len(WORKERS))
     return running_site
-
-
-def classes(receipts: Sequence[Receipt]) -> list[FailureClass]:
-    """Of all failures; being slow is none."""
-    TIMES.info("%s", [(r.failure_class, r.victim, r.detail, round(r.total_s, 1)) for r in receipts])
-    return [r.failure_class for r in receipts if r.failure_class is not FailureClass.SLOW_RANK]
 
 
 def is_slowed(run: Run, first: int, last: int) -> None:
@@ -63,7 +53,7 @@ def test_a_narrow_link_slows_a_run_and_nobody_is_blamed_for_more(site):
             run.advance(20)
             end = run.stage.step
         run.finish()
-        assert classes(run.check()) == []
+        assert run.failures() == []
         is_slowed(run, begin, end)
 
 
@@ -76,7 +66,7 @@ def test_lost_packets_slow_a_run_and_end_no_process(site):
             run.advance(20)
             end = run.stage.step
         run.finish()
-        assert set(classes(run.check())) <= {FailureClass.NETWORK_STALL}
+        assert {receipt.failure_class for receipt in run.failures()} <= {FailureClass.NETWORK_STALL}
         assert pids(run) == crew
         is_slowed(run, begin, end)
 
@@ -91,8 +81,8 @@ def test_a_stopped_process_is_found_named_and_replaced(site):
             TIMES.info("ten steps %.1f s after SIGSTOP", time.time() - frozen_at)
             run.stage.until(lambda: not is_alive(process.pid), "the end of the stopped process")
         run.finish()
-        (receipt,) = run.check()
-        assert classes([receipt]) == [FailureClass.HUNG_RANK]
+        (receipt,) = run.failures()
+        assert receipt.failure_class is FailureClass.HUNG_RANK
         assert (receipt.victim.pid, receipt.victim.node) == (victim.pid, host.address)
         assert receipt.at == pytest.approx(frozen_at, abs=2)
         assert receipt.total_s < REPLACED_WITHIN_S
@@ -109,9 +99,7 @@ def test_a_full_disk_holds_a_run_up_until_there_is_room(site):
             run.stage.until(lambda: has_said(head, "storage_refused"), "a refusal")
         run.finish()
         head.inside(f"cp -r {DISK}/runs {SHARED}/")
-        found = classes(run.check())
-        assert found
-        assert set(found) == {FailureClass.STORAGE_REFUSED}
+        assert {receipt.failure_class for receipt in run.failures()} == {FailureClass.STORAGE_REFUSED}
 
 
 def test_a_host_that_is_cut_off_is_done_without_and_does_no_harm_when_it_is_back(site):
@@ -125,9 +113,8 @@ def test_a_host_that_is_cut_off_is_done_without_and_does_no_harm_when_it_is_back
             left = {worker.node_ip for worker in run.stage.attempts()[-1].workers}
             assert host.address not in left
         run.finish()
-        receipts = run.check()
-        assert classes(receipts) in ([FailureClass.NETWORK_STALL], [FailureClass.NODE_LOST])
-        (receipt,) = receipts
+        (receipt,) = run.failures()
+        assert receipt.failure_class in {FailureClass.NETWORK_STALL, FailureClass.NODE_LOST}
         assert (receipt.victim.pid, receipt.victim.node) == (victim.pid, host.address)
         wait_until_gone(host)
 
