@@ -158,7 +158,7 @@ def make_model(directory: Path, *, hidden: int = 384, layers: int = 8) -> Path:
         num_hidden_layers=layers,
         num_attention_heads=6,
         num_key_value_heads=6,
-        max_position_embeddings=512,
+        max_position_embeddings=1024,
         bos_token_id=tiny.bos_token_id,
         eos_token_id=tiny.eos_token_id,
         pad_token_id=tiny.pad_token_id,
