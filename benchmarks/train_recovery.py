@@ -88,6 +88,8 @@ def linnet_side(spec: TrainSpec, settings: Settings, victim: int) -> None:
 def _start_ray() -> None:
     import ray
 
+    # Ray tells of dead workers on stdout, where only the result belongs.
+    sys.stdout = sys.stderr
     ray.init(
         address="local",
         num_cpus=_CPUS,
