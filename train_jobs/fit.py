@@ -23,7 +23,7 @@ from train_jobs.spec import TrainSpec
 from train_jobs.stopping import handlers_kept
 
 # Ray Train hands these on to its controller and workers; a lost worker is seen within one interval.
-RAY_TRAIN_ENVIRONMENT = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
+RAY_TRAIN_ENVIRONMENT = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
 # Lives of Ray's controller that may end in an error without a commit between them.
 _LIVES = 10
 _ROOM_WITHIN_S = 5.0

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("train_jobs")
 _TICK_S = 0.2
 _ANSWER_WITHIN_S = 5.0
+_BEAT_EVERY_S = 0.5
 _DRAIN_EVERY_TICKS = 5
 
 
@@ -141,15 +142,20 @@ class Coordinator:
             await self._until_changed(limit - time.monotonic())
         return None
 
-    async def beat(self, beat: Beat) -> Orders:
-        """A sign of life."""
+    async def beat(self, beat: Beat, heard: Orders) -> Orders:
+        """A sign of life; answered once the orders are others than those `heard`, or the next is due."""
         self._starts.beat(beat.worker, time.time())
-        return self.roster.beat(beat, time.time())
+        limit = time.monotonic() + _BEAT_EVERY_S
+        orders = self.roster.beat(beat, time.time())
+        while orders == heard and (left := limit - time.monotonic()) > 0:
+            await self._until_changed(left)
+            orders = self.roster.orders(beat)
+        return orders
 
     async def broken(self, told: Broken) -> None:
         """An exchange failed."""
         self.roster.broken(told.worker, told.generation, told.text, time.time())
-        await self._deaths.look()
+        await self._deaths.look(everywhere=True)
         self._act()
 
     async def raised(self, told: Raised) -> None:

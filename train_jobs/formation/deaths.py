@@ -12,6 +12,8 @@ from train_jobs.formation.crew import Member
 from train_jobs.formation.roster import Roster
 
 _ANSWER_WITHIN_S = 0.05
+# A ping costs the worker that computes, too.
+_PING_EVERY_S = 0.5
 
 
 class Deaths:
@@ -20,16 +22,24 @@ class Deaths:
     def __init__(self, roster: Roster, act: Callable[[], None], own_node: str) -> None:
         self._roster, self._act, self._own_node = roster, act, own_node
         self._pings: dict[str, asyncio.Task[None]] = {}
+        self._pinged_at = 0.0
 
-    async def look(self) -> None:
-        """Look at every member; a ping that is not answered yet is left pending."""
+    async def look(self, *, everywhere: bool = False) -> None:
+        """Look at the members of this node, and now and then, or at once, at those of others.
+
+        A ping that is not answered yet is left pending.
+        """
+        is_due = everywhere or time.monotonic() - self._pinged_at > _PING_EVERY_S
+        if is_due:
+            self._pinged_at = time.monotonic()
         living = [member for member in self._roster.members.values() if not member.is_dead]
         for member in living:
             joined = member.joined
-            if joined.node_id == self._own_node and not ray_signals.is_running(joined.pid):
-                told = f"pid {joined.pid} has ended"
-                self._roster.lost(joined.worker, Signal.PROCESS_EXIT, told, time.time())
-            elif joined.worker not in self._pings:
+            if joined.node_id == self._own_node:
+                if not ray_signals.is_running(joined.pid):
+                    told = f"pid {joined.pid} has ended"
+                    self._roster.lost(joined.worker, Signal.PROCESS_EXIT, told, time.time())
+            elif is_due and joined.worker not in self._pings:
                 self._pings[joined.worker] = asyncio.create_task(self._ping(member))
         if self._pings:
             await asyncio.wait(self._pings.values(), timeout=_ANSWER_WITHIN_S)

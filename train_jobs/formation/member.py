@@ -23,7 +23,7 @@ from train_jobs.formation.messages import (
 )
 from train_jobs.ray_errors import in_one_sentence, unwrap
 
-_BEAT_S = 0.25
+_LEAST_PAUSE_S = 0.05
 _CALL_TIMEOUT_S = 60.0
 
 
@@ -151,11 +151,12 @@ class Member:
 
     def _beat(self) -> None:
         pause = threading.Event()
-        while not self._is_alone and not pause.wait(_BEAT_S):
+        # The coordinator answers when there is something to say, or after a while.
+        while not self._is_alone and not pause.wait(_LEAST_PAUSE_S):
             generation = self._generation
             beat = Beat(self.name, generation, self._phase, self._step, self._marks, self.compute_s)
             try:
-                orders = self._call("beat", beat)
+                orders = self._call("beat", beat, self._orders)
             except CoordinatorLostError:
                 return
             if generation == self._generation:

@@ -128,13 +128,19 @@ class Roster:
     def beat(self, beat: Beat, now: float) -> Orders:
         """Take a sign of life and answer it."""
         member = self.members.get(beat.worker)
+        if member is not None and not member.is_dead:
+            if member.beat is None or beat.marks != member.beat.marks:
+                if member.beat is not None and beat.phase is member.beat.phase is Phase.COMPUTING:
+                    self._longest_mark_s = max(self._longest_mark_s, now - member.last_mark_at)
+                member.last_mark_at = now
+            member.beat, member.last_beat_at = beat, now
+        return self.orders(beat)
+
+    def orders(self, beat: Beat) -> Orders:
+        """What whoever gave this sign of life is to do."""
+        member = self.members.get(beat.worker)
         if member is None or member.is_dead:
             return Orders(dissolved=True, regroup=False, commit_now=False)
-        if member.beat is None or beat.marks != member.beat.marks:
-            if member.beat is not None and beat.phase is member.beat.phase is Phase.COMPUTING:
-                self._longest_mark_s = max(self._longest_mark_s, now - member.last_mark_at)
-            member.last_mark_at = now
-        member.beat, member.last_beat_at = beat, now
         old = beat.generation < self.generation or not self.is_formed
         return Orders(
             dissolved=beat.generation > 0 and (old or bool(self.ended)),
