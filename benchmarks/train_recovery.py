@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import signal
@@ -21,21 +20,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import plain_ray_train
-from train_throughput import BASE, make_model, write_data
+from sides import BASE, plain_ray, run_apart, start_ray
+from train_throughput import make_model, write_data
 
 from cluster.config import Settings
 from cluster.manifest import VersionKind
 from cluster.recovery import receipts
 from cluster.registry import ModelStore
 from cluster.storage import Storage
-from train_jobs.dataset import load_packed
 from train_jobs.run_files import RunFiles
 from train_jobs.spec import DataSpec, FaultTolerance, PeftSpec, TrainSpec
 
@@ -47,22 +45,8 @@ _WAIT_S = 300.0
 Late = dict[str, float]
 
 
-def run_apart(side: Callable[..., None], *arguments: Any) -> None:
-    """One side in a process of its own, whose Ray ends with it."""
-    process = multiprocessing.get_context("spawn").Process(target=side, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"{side.__name__} ended with {process.exitcode}")
-
-
 def plain_side(spec: TrainSpec, settings: Settings, workdir: Path, victim: int) -> None:
     """Plain Ray Train with its defaults; the rank `victim` is killed once."""
-    os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
-    os.environ["PYTHONPATH"] = f"{Path(__file__).resolve().parent}:{Path(__file__).resolve().parents[1]}"
-    _start_ray()
-    model_dir = ModelStore.open(settings).local_dir(BASE)
-    dataset = load_packed(spec.data.train, model_dir, spec.max_length)
     killed: list[int] = []
 
     def on_step(mark: plain_ray_train.StepMark) -> None:
@@ -70,7 +54,7 @@ def plain_side(spec: TrainSpec, settings: Settings, workdir: Path, victim: int) 
             killed.append(mark.pid)
             os.kill(mark.pid, signal.SIGKILL)
 
-    plain_ray_train.run_plain(model_dir, dataset, spec, workdir, on_step)
+    plain_ray(spec, settings, workdir, on_step, _CPUS)
 
 
 def linnet_side(spec: TrainSpec, settings: Settings, victim: int) -> None:
@@ -78,25 +62,11 @@ def linnet_side(spec: TrainSpec, settings: Settings, victim: int) -> None:
     from train_jobs import driver, fit
 
     fit.set_environment()
-    _start_ray()
+    start_ray(_CPUS)
     files = RunFiles(Storage(settings.root), spec.run)
     killer = threading.Thread(target=_kill_after, args=(files, victim), daemon=True)
     killer.start()
     driver.train(spec, settings)
-
-
-def _start_ray() -> None:
-    import ray
-
-    # Ray tells of dead workers on stdout, where only the result belongs.
-    sys.stdout = sys.stderr
-    ray.init(
-        address="local",
-        num_cpus=_CPUS,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
 
 
 def _kill_after(files: RunFiles, victim: int) -> None:

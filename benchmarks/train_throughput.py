@@ -1,8 +1,8 @@
-"""What exactness costs: tokens a second of a Linnet run, and of a bare PyTorch DDP loop, in turn.
+"""What exactness costs: tokens a second of a Linnet run, of plain Ray Train and of a bare DDP loop, in turn.
 
-Both train the same model on the same batches with the same number of processes and threads. A step is
+All train the same model on the same batches with the same number of processes and threads. A step is
 timed from the end of the one before to its own end, journals and all. Each side has the machine to
-itself: Linnet's Ray ends before the bare loop begins.
+itself: the Ray of one ends before the next begins. Plain Ray Train shows what of the difference is Ray's.
 
     python benchmarks/train_throughput.py [--json] [--quick] [--full] [--model DIR]
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import random
@@ -28,13 +27,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import plain_ray_train
 import torch
 import torch.distributed as dist
 from plain_ray_train import AnswerLoss, PlainLoop
+from sides import BASE, plain_ray, run_apart
 
 from cluster.config import Settings
 from cluster.manifest import VersionKind
-from cluster.refs import VersionRef
 from cluster.registry import ModelStore
 from cluster.storage import Storage
 from train_jobs.dataset import PackedDataset, load_packed
@@ -45,7 +45,6 @@ from train_jobs.spec import DataSpec, PeftSpec, TrainSpec
 
 SKIPPED_STEPS = 3
 ASK = 0.97
-BASE = VersionRef(model="bench", version="v1")
 _ROWS = 512
 _WORDS = ("river", "stone", "light", "winter", "garden", "paper", "seven", "bright", "window", "morning")
 _DDP_TIMEOUT = timedelta(minutes=5)
@@ -88,12 +87,8 @@ def _bare_rank(rank: int, job: _BareJob) -> None:
 
 
 def run_linnet(spec: TrainSpec, settings: Settings) -> list[float]:
-    """Train `spec` with Linnet's driver in a process of its own; returns the seconds of steps 2 and on."""
-    process = multiprocessing.get_context("spawn").Process(target=_linnet_driver, args=(spec, settings))
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"Linnet's driver ended with {process.exitcode}")
+    """Train `spec` with Linnet's driver; returns the seconds of steps 2 and on."""
+    run_apart(_linnet_driver, spec, settings)
     return _differences([record.at for record in RunFiles(Storage(settings.root), spec.run).read_steps()])
 
 
@@ -101,6 +96,22 @@ def _linnet_driver(spec: TrainSpec, settings: Settings) -> None:
     from train_jobs import driver
 
     driver.train(spec, settings)
+
+
+def run_plain_ray(spec: TrainSpec, settings: Settings) -> list[float]:
+    """Train `spec` with plain Ray Train; returns the seconds of steps 2 and on."""
+    with tempfile.TemporaryDirectory() as directory:
+        run_apart(_plain_driver, spec, settings, Path(directory))
+        marks = plain_ray_train.read_marks(Path(directory))
+        return _differences([mark.at for mark in marks if mark.rank == 0])
+
+
+def _plain_driver(spec: TrainSpec, settings: Settings, workdir: Path) -> None:
+    plain_ray(spec, settings, workdir, _pass_by, spec.slots)
+
+
+def _pass_by(_mark: plain_ray_train.StepMark) -> None:
+    """The marks are read when the run is over."""
 
 
 def tokens_per_second(spec: TrainSpec, dataset: PackedDataset, seconds: Sequence[float]) -> float:
@@ -114,20 +125,25 @@ def tokens_per_second(spec: TrainSpec, dataset: PackedDataset, seconds: Sequence
 
 
 def measure(spec: TrainSpec, settings: Settings, *, rounds: int) -> dict[str, float]:
-    """Linnet and the bare loop in turn, each round against its own; the median of the rounds."""
+    """All sides in turn, each round against its own; the medians of the rounds."""
     model_dir = ModelStore.open(settings).local_dir(BASE)
     dataset = load_packed(spec.data.train, model_dir, spec.max_length)
-    linnet, bare = [], []
+    linnet, plain, bare = [], [], []
     timed = spec.max_steps - SKIPPED_STEPS
     for number in range(rounds):
         named = spec.model_copy(update={"run": f"bench-{number}"})
         linnet.append(run_linnet(named, settings)[-timed:])
+        plain.append(run_plain_ray(named, settings)[-timed:])
         bare.append(run_bare_ddp(model_dir, dataset, spec, spec.max_steps)[-timed:])
-    ours, theirs = ([tokens_per_second(spec, dataset, one) for one in side] for side in (linnet, bare))
+    ours, rays, theirs = (
+        [tokens_per_second(spec, dataset, one) for one in side] for side in (linnet, plain, bare)
+    )
     ratios = [own / other for own, other in zip(ours, theirs, strict=True)]
     return {
         "linnet_tokens_per_s": round(statistics.median(ours), 1),
         "bare_tokens_per_s": round(statistics.median(theirs), 1),
+        "plain_ray_tokens_per_s": round(statistics.median(rays), 1),
+        "plain_ray_ratio": round(statistics.median(r / b for r, b in zip(rays, theirs, strict=True)), 3),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_least": round(min(ratios), 3),
         "ratio_most": round(max(ratios), 3),
