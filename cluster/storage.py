@@ -120,6 +120,15 @@ class Storage:
         with self.open_input(path) as stream:
             return stream.read()
 
+    def read_from(self, path: str, offset: int) -> bytes:
+        """The bytes of a file beyond its first `offset`; none where it has no more. Raises NotFoundError."""
+        size = self.size(path)
+        if size <= offset:
+            return b""
+        with self._guard(path), self._fs.open_input_file(self._absolute(path)) as file:
+            file.seek(offset)
+            return bytes(file.read(size - offset))
+
     @contextmanager
     def open_input(self, path: str) -> Iterator[BinaryIO]:
         """Stream a file. Raises NotFoundError when it is absent."""

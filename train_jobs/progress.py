@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from cluster.errors import LinnetError
-from train_jobs.run_files import AttemptRecord, RunFiles, StepRecord
+from train_jobs.run_files import AttemptRecord, RunFiles, StepRecord, Tail, known_attempts
 
 _RECENT = 10
 _TICK_S = 0.5
@@ -19,7 +21,7 @@ _TICKS_BETWEEN_SIGNS = 4
 
 def eta_s(steps: Sequence[StepRecord], total: int) -> float:
     """Seconds to the last step, at the pace of the latest ones."""
-    recent = [step.step_s for step in steps[-_RECENT:]]
+    recent = [step.step_s for step in itertools.islice(reversed(steps), _RECENT)]
     return statistics.median(recent) * (total - steps[-1].step) if recent else 0.0
 
 
@@ -99,9 +101,10 @@ class Follower:
     ) -> None:
         self._files, self._reporter, self._tick = files, reporter, tick
         self._total, self._every = total, every
-        self._steps = files.read_steps()
-        self._attempts = files.read_attempts()
-        self._sizes = self._journal_sizes()
+        self._step_lines = Tail(files.storage, files.metrics)
+        self._attempt_lines = Tail(files.storage, files.attempts)
+        self._furthest = self._attempts = 0
+        self._recent = deque(self._gain()[0], maxlen=_RECENT)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="train-progress", daemon=True)
 
@@ -121,30 +124,25 @@ class Follower:
             beat += 1
             try:
                 if self._look() or beat % _TICKS_BETWEEN_SIGNS == 0:
-                    self._tick(max((s.step for s in self._steps), default=0), len(self._attempts))
+                    self._tick(self._furthest, self._attempts)
             except LinnetError as error:
                 self._reporter.say(f"warning: {error.message}")
 
     def _look(self) -> bool:
-        sizes = self._journal_sizes()
-        if sizes == self._sizes:
-            return False
-        told_steps, told_attempts = len(self._steps), len(self._attempts)
-        self._steps, self._attempts = self._files.read_steps(), self._files.read_attempts()
-        self._sizes = sizes
-        for record in self._attempts[told_attempts:]:
+        steps, attempts = self._gain()
+        for record in attempts:
             for sentence in record.skipped:
                 self._reporter.say(f"skipped: {sentence}")
             self._reporter.say(attempt_line(record))
-        for count in range(told_steps + 1, len(self._steps) + 1):
-            step = self._steps[count - 1].step
-            if step % self._every == 0 or step == self._total:
-                self._reporter.step(step_line(self._files.run, self._steps[:count], self._total))
-        return True
+        for step in steps:
+            self._recent.append(step)
+            if step.step % self._every == 0 or step.step == self._total:
+                self._reporter.step(step_line(self._files.run, self._recent, self._total))
+        return bool(steps or attempts)
 
-    def _journal_sizes(self) -> list[int]:
-        storage = self._files.storage
-        return [
-            storage.size(path) if storage.exists(path) else 0
-            for path in (self._files.metrics, self._files.attempts)
-        ]
+    def _gain(self) -> tuple[list[StepRecord], list[AttemptRecord]]:
+        steps = [StepRecord.model_validate(line) for line in self._step_lines.read()]
+        attempts = known_attempts(self._attempt_lines.read())
+        self._furthest = max([self._furthest, *(step.step for step in steps)])
+        self._attempts += len(attempts)
+        return steps, attempts

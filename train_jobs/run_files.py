@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
@@ -93,20 +94,46 @@ class RunFiles:
         return [StepRecord.model_validate(line) for line in read_lines(self.storage, self.metrics)]
 
     def read_attempts(self) -> list[AttemptRecord]:
-        """All whole lines of attempts.jsonl; one that a newer release wrote is left out."""
-        found = []
-        for line in read_lines(self.storage, self.attempts):
-            try:
-                found.append(AttemptRecord.model_validate(line))
-            except ValidationError:
-                continue
-        return found
+        """All whole lines of attempts.jsonl, as `known_attempts` has them."""
+        return known_attempts(read_lines(self.storage, self.attempts))
+
+
+def known_attempts(lines: Iterable[dict[str, Any]]) -> list[AttemptRecord]:
+    """The attempts that these lines tell of, but for one that a newer release wrote."""
+    found = []
+    for line in lines:
+        try:
+            found.append(AttemptRecord.model_validate(line))
+        except ValidationError:
+            continue
+    return found
+
+
+class Tail:
+    """What a journal gains: each look reads only what was written since the one before."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage, self._path, self._offset = storage, path, 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The new lines, as `read_lines` would give them; one without its end is left for the next look."""
+        try:
+            data = self._storage.read_from(self._path, self._offset)
+        except NotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return _objects(whole)
 
 
 def read_lines(storage: Storage, path: str) -> list[dict[str, Any]]:
     """Every line that is a JSON object; a torn one is passed over, a missing file has none."""
+    return _objects(_whole(storage, path))
+
+
+def _objects(data: bytes) -> list[dict[str, Any]]:
     found = []
-    for line in _whole(storage, path).splitlines():
+    for line in data.splitlines():
         try:
             value = json.loads(line)
         except ValueError:

@@ -32,6 +32,17 @@ def test_what_was_written_is_read_back_everywhere(storage):
     assert storage.sha256("a/b.bin") == "16367aacb67a4a017c8da8ab95682ccb390863780f7114dda0a0e0c55644c7c4"
 
 
+def test_a_file_is_read_from_where_the_last_look_ended(storage):
+    storage.append_line("a.jsonl", b"one")
+    assert storage.read_from("a.jsonl", 0) == b"one\n"
+    assert storage.read_from("a.jsonl", 4) == b""
+    storage.append_line("a.jsonl", b"two")
+    assert storage.read_from("a.jsonl", 4) == b"two\n"
+    assert storage.read_from("a.jsonl", 100) == b""
+    with pytest.raises(NotFoundError, match=r"none"):
+        storage.read_from("none.jsonl", 0)
+
+
 def test_listing_is_relative_sorted_and_empty_for_what_is_not_there(storage):
     for path in ("m/v2/x", "m/v1/y/z", "m/v1/a", "n/v1/b"):
         storage.write_atomic(path, b"1")

@@ -1,4 +1,4 @@
-from train_jobs.run_files import AttemptRecord, StepRecord
+from train_jobs.run_files import AttemptRecord, StepRecord, Tail
 
 
 def step(number, attempt=1, at=0.0):
@@ -36,3 +36,36 @@ def test_attempts_come_back(files):
     )  # fmt: skip
     files.add_attempt(record)
     assert files.read_attempts() == [record]
+
+
+def test_a_tail_reads_each_line_once_and_a_torn_one_when_it_is_whole(files, monkeypatch):
+    tail = Tail(files.storage, files.metrics)
+    assert tail.read() == []
+    files.add_step(step(1))
+    path = files.storage.local_path(files.metrics)
+    with path.open("ab") as journal:
+        journal.write(b'{"step": 2')
+    assert [line["step"] for line in tail.read()] == [1]
+    with path.open("ab") as journal:
+        journal.write(b"}\n")
+    offsets = []
+    read_from = type(files.storage).read_from
+    monkeypatch.setattr(
+        type(files.storage),
+        "read_from",
+        lambda self, path, offset: offsets.append(offset) or read_from(self, path, offset),
+    )
+    first = len(step(1).model_dump_json()) + 1
+    assert tail.read() == [{"step": 2}]
+    assert tail.read() == []
+    assert offsets == [first, path.stat().st_size]
+
+
+def test_a_tail_passes_over_what_a_crash_cut_short(files):
+    tail = Tail(files.storage, files.metrics)
+    files.storage.append_line(files.metrics, b'{"step": 1}')
+    with files.storage.local_path(files.metrics).open("ab") as journal:
+        journal.write(b'{"step": 2, "lo')
+    assert tail.read() == [{"step": 1}]
+    files.storage.append_line(files.metrics, b'{"step": 3}')
+    assert tail.read() == [{"step": 3}]
