@@ -109,6 +109,18 @@ def manifest_of(files: RunFiles, step: int) -> CheckpointManifest:
     return manifests.read(files.storage, _directory(files, step), CheckpointManifest)
 
 
+def at_step(files: RunFiles, step: int) -> Committed:
+    """A step's checkpoint, every byte verified. Raises IntegrityError `train.checkpoint_bad` otherwise."""
+    found = _examine(files, step)
+    if isinstance(found, Committed):
+        return found
+    raise IntegrityError(
+        found or f"The checkpoint of step {step} of `{files.run}` is not there any more.",
+        code="train.checkpoint_bad",
+        hint="`load_best_model_at_end: false` publishes the last one instead.",
+    )
+
+
 def committed_steps(files: RunFiles) -> list[int]:
     """Steps of the checkpoints that carry a manifest, unverified, in order; one listing in all."""
     return _numbers(files.storage.list_dirs_with(files.checkpoints, manifests.MANIFEST_NAME))

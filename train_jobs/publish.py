@@ -1,4 +1,4 @@
-"""Publishing a finished run: its last checkpoint as an adapter version and as a full one."""
+"""Publishing a finished run: its last checkpoint, or its best, as an adapter version and as a full one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.manifest import Golden, Lineage, VersionKind
 from cluster.refs import VersionRef
 from cluster.registry import ModelStore
 from cluster.storage import Storage
-from train_jobs import checkpoint
+from train_jobs import checkpoint, retention
 from train_jobs.checkpoint import Committed
 from train_jobs.data.records import Example, Pair
 from train_jobs.run_files import RunFiles
@@ -57,7 +57,7 @@ def missing(store: ModelStore, spec: TrainSpec, base: VersionRef) -> list[Target
             continue
         if not _is_ours(store.manifest(target.ref).lineage, spec):
             raise ConflictError(
-                f"`{target.ref}` exists and did not come from the last step of the run `{spec.run}`.",
+                f"`{target.ref}` exists and did not come from the end of the run `{spec.run}`.",
                 code="train.version_taken",
                 hint="Choose another `publish` name; `linnet models show` lists the names that are taken.",
             )
@@ -67,18 +67,18 @@ def missing(store: ModelStore, spec: TrainSpec, base: VersionRef) -> list[Target
 def publish_run(settings: Settings, spec: TrainSpec, base: VersionRef) -> list[str]:
     """Publish what is missing, with golden answers; returns the references of all targets.
 
-    Safe to repeat. Raises IntegrityError without a good checkpoint of the last step, and StorageError
-    `storage.full` for lack of room; a version is there whole or not at all.
+    Safe to repeat. Raises IntegrityError without a good checkpoint of the last step, or of the best where
+    that is wanted, and StorageError `storage.full` for lack of room; a version is there whole or not at all.
     """
     store = ModelStore.open(settings)
     left = missing(store, spec, base)
     if left:
         with _scratch(settings) as scratch:
             files = RunFiles(Storage(settings.root), spec.run)
-            last = _last_checkpoint(files, spec)
-            trained = _fetch_weights(files, last, scratch)
+            chosen = _chosen_checkpoint(files, spec)
+            trained = _fetch_weights(files, chosen, scratch)
             prompts = task_prompts(spec.data.validation) if spec.data.validation else []
-            lineage = Lineage(run=spec.run, step=last.manifest.step)
+            lineage = Lineage(run=spec.run, step=chosen.manifest.step)
             publisher = _Publisher(store, base, lineage, trained, scratch, prompts)
             for target in left:
                 publisher.publish(target)
@@ -97,7 +97,7 @@ def task_prompts(path: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Publisher:
-    """What all targets of a run have in common; `trained` holds its last checkpoint's weights."""
+    """What all targets of a run have in common; `trained` holds its checkpoint's weights."""
 
     store: ModelStore
     base: VersionRef
@@ -134,10 +134,17 @@ class _Publisher:
 
 
 def _is_ours(lineage: Lineage | None, spec: TrainSpec) -> bool:
-    """Whether a version came from the end of this run, which early stopping may put at any step."""
+    """Whether a version came from the end of this run, or its best step: either may be any step."""
     if lineage is None or lineage.run != spec.run:
         return False
-    return lineage.step == spec.max_steps or spec.early_stopping_patience is not None
+    may_be_any = spec.early_stopping_patience is not None or spec.load_best_model_at_end
+    return lineage.step == spec.max_steps or may_be_any
+
+
+def _chosen_checkpoint(files: RunFiles, spec: TrainSpec) -> Committed:
+    last = _last_checkpoint(files, spec)
+    best = retention.best_step(files) if spec.load_best_model_at_end else None
+    return last if best in (None, last.manifest.step) else checkpoint.at_step(files, best)
 
 
 def _last_checkpoint(files: RunFiles, spec: TrainSpec) -> Committed:
@@ -152,15 +159,15 @@ def _last_checkpoint(files: RunFiles, spec: TrainSpec) -> Committed:
     )
 
 
-def _fetch_weights(files: RunFiles, last: Committed, scratch: Path) -> Path:
+def _fetch_weights(files: RunFiles, chosen: Committed, scratch: Path) -> Path:
     """The adapter, or all weights, of a checkpoint as a directory that PEFT or transformers can load."""
     from train_jobs.weights import ADAPTER_FILES, MODEL_FILES
 
     directory = scratch / "trained"
     directory.mkdir()
     for name in (*ADAPTER_FILES, *MODEL_FILES):
-        if name in last.manifest.files:
-            (directory / name).write_bytes(files.storage.read_bytes(f"{last.directory}/{name}"))
+        if name in chosen.manifest.files:
+            (directory / name).write_bytes(files.storage.read_bytes(f"{chosen.directory}/{name}"))
     return directory
 
 

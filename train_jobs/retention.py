@@ -106,6 +106,12 @@ def pinned_steps(store: ModelStore, run: str) -> frozenset[int]:
     return frozenset(lineage.step for lineage in lineages if lineage is not None and lineage.run == run)
 
 
+def best_step(files: RunFiles) -> int | None:
+    """The step of the best checkpoint, which is never removed; None where none was evaluated."""
+    good, _ = _survey(files, checkpoint.committed_steps(files))
+    return next(iter(_best(good)), None)
+
+
 def _best(checkpoints: Sequence[Kept]) -> set[int]:
     judged = [(kept.eval_loss, -kept.step) for kept in checkpoints if kept.eval_loss is not None]
     return {-min(judged)[1]} if judged else set()

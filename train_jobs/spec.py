@@ -204,6 +204,7 @@ class TrainSpec(StrictModel):
     per_device_eval_batch_size: Positive = 8
     early_stopping_patience: Positive | None = None
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
+    load_best_model_at_end: bool = False
     save_steps: Positive = 50
     save_total_limit: Positive = 3
     save_total_bytes: Positive | None = None
@@ -237,6 +238,8 @@ class TrainSpec(StrictModel):
             raise ValueError("`eval_steps` needs `data.validation`")
         if self.early_stopping_patience is not None and self.eval_steps is None:
             raise ValueError("`early_stopping_patience` needs `eval_steps`")
+        if self.load_best_model_at_end and (self.eval_steps is None or self.save_steps % self.eval_steps):
+            raise ValueError("`load_best_model_at_end` needs `eval_steps`, and `save_steps` a multiple of it")
         return self
 
     @model_validator(mode="after")

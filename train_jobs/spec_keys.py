@@ -64,6 +64,8 @@ FREE = frozenset(
         "data.validation",
         # Where no row is dropped both come to the same; where one is, `stop` refuses the data.
         "data.on_bad_rows",
+        # Which checkpoint is published, of those that there are.
+        "load_best_model_at_end",
         "save_steps",
         "save_total_limit",
         "save_total_bytes",

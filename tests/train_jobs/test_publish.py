@@ -24,7 +24,7 @@ def spec(spec, data_file):
     )
 
 
-def commit_trained(files, spec, directory, step=8):
+def commit_trained(files, spec, directory, step=8, metrics=None):
     """A committed step whose weights differ from the base's; returns the model."""
     model = build(spec, directory, str(BASE))
     with torch.no_grad():
@@ -42,7 +42,7 @@ def commit_trained(files, spec, directory, step=8):
     optimizer = make_optimizer(spec, trainable(model))
     with state.Snapshots(Whole(model, optimizer)).take() as snapshot:
         contents = state.encode(snapshot, at, [state.rng()])
-        checkpoint.commit(files, contents, step=step, attempt=1, world_size=2, metrics={})
+        checkpoint.commit(files, contents, step=step, attempt=1, world_size=2, metrics=metrics or {})
     return model
 
 
@@ -163,6 +163,31 @@ def test_a_run_that_stopped_early_is_published_at_the_step_where_it_did(
     publish.publish_run(settings, early, BASE)
     assert {store.manifest(t.ref).lineage.step for t in publish.targets(early, BASE)} == {6}
     assert publish.missing(store, early, BASE) == []
+
+
+def test_the_best_checkpoint_is_published_where_that_is_wanted(settings, store, files, spec, tiny_dir):
+    best = spec.model_copy(update={"eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True})
+    for step, loss in ((2, 0.5), (4, 0.3), (6, 0.4)):
+        commit_trained(files, best, tiny_dir, step=step, metrics={"eval_loss": loss})
+    with pytest.raises(IntegrityError, match="last step"):
+        publish.publish_run(settings, best, BASE)
+    commit_trained(files, best, tiny_dir, step=8, metrics={"eval_loss": 0.6})
+    publish.publish_run(settings, best, BASE)
+    assert {store.manifest(t.ref).lineage.step for t in publish.targets(best, BASE)} == {4}
+    assert publish.missing(store, best, BASE) == []
+
+
+def test_a_best_checkpoint_that_is_damaged_is_named_and_not_replaced_by_another(
+    settings, store, files, spec, tiny_dir
+):
+    best = spec.model_copy(update={"load_best_model_at_end": True})
+    commit_trained(files, best, tiny_dir, step=4, metrics={"eval_loss": 0.3})
+    commit_trained(files, best, tiny_dir, step=8, metrics={"eval_loss": 0.6})
+    weights = files.storage.local_path(f"{files.checkpoints}/step_4/adapter_model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="step_4"):
+        publish.publish_run(settings, best, BASE)
+    assert store.labels("tiny") == ["v1"]
 
 
 def test_task_prompts_are_read_no_further_than_needed(tmp_path):

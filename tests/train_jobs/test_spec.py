@@ -89,6 +89,7 @@ def test_a_missing_file_is_not_found(tmp_path, settings):
         ("dpo: {label_smoothing: 0.5}\n", "dpo.label_smoothing"),
         ("eval_steps: 5\n", "data.validation"),
         ("early_stopping_patience: 2\n", "needs `eval_steps`"),
+        ("load_best_model_at_end: true\n", "needs `eval_steps`"),
         ("failures: {hang_timeout_s: 0}\n", "hang_timeout_s"),
         ("failures: {spike_factor: 1}\n", "spike_factor"),
         ("failures: {on_bad_loss: ignore}\n", "on_bad_loss"),
