@@ -11,6 +11,7 @@ import pytest
 
 from tests.hosts import cluster
 from tests.hosts.network import Network
+from tests.support.endpoint import wait_for
 
 RAY_PROCESSES = "raylet|gcs_server|ray::|dashboard|monitor.py"
 # `--log-cli-level=info` shows how long each part took, in seconds.
@@ -26,8 +27,8 @@ def test_ray_up_then_status_then_a_training_job_then_ray_down():
             TIMES.info("ray_up_s %.1f", running.seconds_up)
             TIMES.info("all_joined_s %.1f", running.wait_for_nodes(3))
             assert running.live_nodes() == {network[n].address for n in ("head", "worker1", "worker2")}
-            status = running.on_head("ray status").stdout
-            assert "/6.0 CPU" in status, status
+            # What `ray status` shows is the autoscaler's last report, some seconds old.
+            status = wait_for(lambda: status_with_six_cpus(running), "all CPUs in `ray status`")
             assert "(no failures)" in status, status
             train(network, running)
             callers_without_the_token_are_refused(network, running)
@@ -35,6 +36,11 @@ def test_ray_up_then_status_then_a_training_job_then_ray_down():
         TIMES.info("ray_down_s %.1f", time.monotonic() - went_up)
         assert network["head"].processes(RAY_PROCESSES) == []
         TIMES.info("workers_gone_s %.1f", wait_until_gone(network, went_up))
+
+
+def status_with_six_cpus(running: cluster.RayCluster) -> str | None:
+    status = running.on_head("ray status").stdout
+    return status if "/6.0 CPU" in status else None
 
 
 def train(network: Network, running: cluster.RayCluster) -> None:
