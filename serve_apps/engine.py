@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from typing import Any
 
 from ray import serve
@@ -18,6 +19,7 @@ from cluster.state import replicas
 from cluster.state.replicas import ReplicaStatus
 from serve_apps import ray_llm
 from serve_apps.proving import prove
+from serve_apps.replay.middleware import TellTokens
 from serve_apps.version_args import VersionArgs
 
 logger = logging.getLogger("ray.serve")
@@ -38,7 +40,10 @@ class VersionServer(LLMServer):
         try:
             await self._report(ReplicaStatus.LOADING)
             directory = await asyncio.to_thread(self._store.local_dir, args.ref)
-            await super().__init__(_with_source(llm_config, str(directory)))
+            source = _with_source(llm_config, str(directory))
+            await super().__init__(source, engine_cls=ray_llm.lean_engine_class())
+            ray_llm.tell_tokens(self.engine)
+            ray_llm.on_engine_exit(self.engine, _end_with_engine)
             await self._report(ReplicaStatus.PROVING)
             proven = await self._prove()
         except Exception as error:
@@ -50,9 +55,10 @@ class VersionServer(LLMServer):
         self._renewal = asyncio.create_task(self._renew())
 
     async def __serve_build_asgi_app__(self) -> Any:
-        """vLLM's own FastAPI app, answering to `model` and to `model:version`."""
+        """vLLM's own FastAPI app, answering to `model` and to `model:version`, telling its tokens."""
         app = await super().__serve_build_asgi_app__()
         ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
+        ray_llm.add_middleware(app, TellTokens)
         return app
 
     async def __del__(self) -> None:
@@ -120,6 +126,15 @@ class VersionServer(LLMServer):
     def _forget(self) -> None:
         with self._store.database.transaction() as session:
             replicas.forget(session, self._replica)
+
+
+def _end_with_engine() -> None:
+    """A replica without its engine answers nothing: ending it closes its connections at once.
+
+    Its callers are then answered elsewhere, and Serve replaces it, sooner than by a health check.
+    """
+    logger.error("The engine process is gone; the replica ends with it.")
+    os._exit(1)
 
 
 def _with_source(llm_config: LLMConfig, directory: str) -> LLMConfig:

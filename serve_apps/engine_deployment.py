@@ -9,12 +9,15 @@ from ray import serve
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
+from serve_apps import engine_fork
 from serve_apps.engine import VersionServer
 from serve_apps.version_args import VersionArgs
 
 # A replica that fails to start is not tried twenty times: its weights or its answers are wrong,
 # and the next try would find the same.
 _CONSTRUCTOR_TRIES = 1
+# Serve learns of a replica's end by its next health check, and starts another only then.
+_HEALTH_CHECK_PERIOD_S = 1.0
 
 
 def build(args: VersionArgs) -> Application:
@@ -36,7 +39,11 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
     on_cpu = args.accelerator_type is None and not _asks_for_gpu(args.placement_group_config)
     engine_kwargs = dict(args.engine_kwargs)
     runtime_env = {**args.runtime_env, "env_vars": dict(args.runtime_env.get("env_vars", {}))}
-    deployment_config = {"max_constructor_retry_count": _CONSTRUCTOR_TRIES, **args.deployment_config}
+    deployment_config = {
+        "max_constructor_retry_count": _CONSTRUCTOR_TRIES,
+        "health_check_period_s": _HEALTH_CHECK_PERIOD_S,
+        **args.deployment_config,
+    }
     if "num_replicas" not in deployment_config and "autoscaling_config" not in deployment_config:
         deployment_config["num_replicas"] = 1
     runtime_env["env_vars"].setdefault("HF_HUB_OFFLINE", "1")
@@ -44,6 +51,7 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
     if on_cpu:
         engine_kwargs.setdefault("dtype", "float32")
         runtime_env["env_vars"].setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        runtime_env["env_vars"].setdefault(engine_fork.HOOK_VARIABLE, engine_fork.HOOK)
         placement = placement or {"bundles": [{"CPU": 1}]}
     return {
         "model_loading_config": {"model_id": args.ref.model, "model_source": os.devnull},

@@ -5,9 +5,47 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import wait
 from typing import Any
 
 HOLDS_FOR = {"ray": "2.60", "vllm": "0.29"}
+
+_STOPPING = "_linnet_stopping"
+
+
+def lean_engine_class() -> type:
+    """Ray's engine class without what a replica over a local directory need not do at its start.
+
+    Ray runs a task of its own on each node, which imports all of vLLM to download nothing. On a
+    CPU, vLLM makes two processes; here one is forked ready (see `engine_fork`) and computes in
+    itself. vLLM turns "uni" into "mp" on a CPU for its OpenMP settings, hence the late change.
+    """
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+    from vllm.platforms import current_platform
+
+    class LeanEngine(VLLMEngine):
+        async def start(self) -> None:
+            self.llm_config.get_or_create_callback().ctx.run_init_node = False
+            await super().start()
+
+        def _start_async_llm_engine(self, engine_args: Any, config: Any, placement_group: Any) -> Any:
+            parallel = config.parallel_config
+            if current_platform.is_cpu() and parallel.world_size_across_dp == 1:
+                parallel.distributed_executor_backend = "uni"
+                _fork_engines()
+            return super()._start_async_llm_engine(engine_args, config, placement_group)
+
+    return LeanEngine
+
+
+def _fork_engines() -> None:
+    from vllm.v1.engine import utils
+
+    from serve_apps import engine_fork
+
+    utils.get_mp_context = engine_fork.context
 
 
 def serve_under_names(app: Any, names: list[str]) -> None:
@@ -25,6 +63,34 @@ def serve_under_names(app: Any, names: list[str]) -> None:
     )
 
 
+def add_middleware(app: Any, middleware: type) -> None:
+    """Add one to a vLLM ASGI app, which has built its stack already: it is built anew."""
+    app.middleware_stack = None
+    app.add_middleware(middleware)
+
+
+def tell_tokens(engine: Any) -> None:
+    """Let the engine tell and continue its streams."""
+    from serve_apps.replay import vllm_hooks
+
+    vllm_hooks.hook(engine._engine_client)
+
+
+def on_engine_exit(engine: Any, callback: Callable[[], None]) -> None:
+    """Call `callback` in a thread, at once, when an engine process ends that was not asked to.
+
+    vLLM's own monitor only marks the engine as dead, which shows with the next request.
+    """
+    sentinels = engine._engine_client.engine_core.resources.engine_manager.sentinels()
+
+    def watch() -> None:
+        wait(sentinels)
+        if not getattr(engine, _STOPPING, False):
+            callback()
+
+    threading.Thread(target=watch, daemon=True, name="linnet-engine-exit").start()
+
+
 def end_token_ids(engine: Any) -> frozenset[int]:
     """The ids at which this engine's model stops by itself."""
     client = engine._engine_client
@@ -40,6 +106,7 @@ def engine_dtype(engine: Any) -> str:
 
 def stop_engine(engine: Any) -> None:
     """End the engine's processes now, rather than when the garbage collector comes by."""
+    setattr(engine, _STOPPING, True)
     client = engine._engine_client
     if client is not None:
         client.shutdown()

@@ -23,12 +23,10 @@ from serve_apps.gateway.directory import ReplicaDirectory
 from serve_apps.gateway.exchange import Exchange, Parts
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.policies import PolicyCache
+from serve_apps.gateway.routes import PROXIED
 from serve_apps.gateway.upstream import Upstream
 
 __all__ = ["PROXIED", "Gateway", "GatewayConfig", "build_app"]
-
-PROXIED = ("/v1/chat/completions", "/v1/completions")
-"""Passed on to the same path of a replica."""
 
 
 def build_app(

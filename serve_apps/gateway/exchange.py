@@ -24,13 +24,13 @@ from serve_apps.gateway.directory import ReplicaDirectory
 from serve_apps.gateway.metrics import NONE, GatewayMetrics
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.policies import PolicyCache
+from serve_apps.gateway.routes import CONTINUED
 from serve_apps.gateway.selection import Choice
+from serve_apps.gateway.stream import MARK, Stream
 from serve_apps.gateway.upstream import Answer, Call, Upstream
 
 HUNG_UP = 499
 """The status counted for a caller who left before the answer was complete."""
-
-_DONE = b"data: [DONE]\n\n"
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Exchange:
         call = Call(
             choice=choice,
             path=self._route,
-            headers=headers.forwarded(self._headers, self._request_id),
+            headers=headers.forwarded(self._headers, self._request_id, tell=self._route in CONTINUED),
             body=body,
             deadline=asyncio.get_running_loop().time() + config.request_timeout_s,
             patience_s=config.replica_wait_s,
@@ -126,50 +126,74 @@ class Exchange:
         if isinstance(outcome, Refusal):
             hang_up.ignore()
             await self._refuse(outcome)
-            return
-        try:
-            if outcome.streams:
-                await self._stream(outcome, choice, hang_up)
-            else:
-                await self._whole(outcome, choice, hang_up)
-        finally:
-            outcome.close()
+        elif outcome.streams:
+            await self._stream(outcome, call, hang_up)
+        else:
+            await self._whole(outcome, choice, hang_up)
 
     async def _whole(self, answer: Answer, choice: Choice, hang_up: HangUp) -> None:
-        self._begun = True
-        self._complete(answer.status, hang_up)
-        await send_whole(self._send, answer.status, self._signed(answer.headers, choice), answer.first)
+        try:
+            self._begun = True
+            self._complete(answer.status, hang_up)
+            await send_whole(self._send, answer.status, self._signed(answer.headers, choice), answer.first)
+        finally:
+            answer.close()
 
-    async def _stream(self, answer: Answer, choice: Choice, hang_up: HangUp) -> None:
+    async def _stream(self, answer: Answer, call: Call, hang_up: HangUp) -> None:
+        choice, status = call.choice, answer.status
         self._parts.metrics.first_event(choice.model, choice.version, time.perf_counter() - self._started)
         self._begun = True
-        await self._send(start_message(answer.status, self._signed(answer.headers, choice)))
-        await self._pass_on(answer.first, answer.status, hang_up)
-        async for events in answer.rest():
-            await self._pass_on(events, answer.status, hang_up)
-        last = b""
-        if answer.broken_by is not None:
-            last = self._epitaph(answer.broken_by, choice).event()
-        self._complete(answer.status, hang_up)
+        stream, last = Stream(), b""
+        await self._send(start_message(status, self._signed(answer.headers, choice)))
+        while (broken_by := await self._pass_on(answer, stream, hang_up)) is not None:
+            _log.warning("a stream of %s:%s broke: %r", choice.model, choice.version, broken_by)
+            call.rule_out(answer.replica_id)
+            further = await self._go_on(call, stream, broken_by)
+            if isinstance(further, Refusal):
+                self._parts.metrics.broken(choice.model, choice.version)
+                last = further.event()
+                break
+            answer = further
+        self._complete(status, hang_up)
         await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _pass_on(self, events: bytes, status: int, hang_up: HangUp) -> None:
-        if events.endswith(_DONE):
+    async def _pass_on(self, answer: Answer, stream: Stream, hang_up: HangUp) -> Exception | None:
+        """Send what a replica sends; returns the error that ended it before the stream's end."""
+        try:
+            await self._send_events(stream.take(answer.first), answer, stream, hang_up)
+            async for ready in answer.rest():
+                await self._send_events(stream.take(ready), answer, stream, hang_up)
+        finally:
+            answer.close()
+        return None if stream.is_done else answer.broken_by
+
+    async def _send_events(self, events: bytes, answer: Answer, stream: Stream, hang_up: HangUp) -> None:
+        if stream.is_done:
             # A caller may leave as soon as it has read this.
-            self._complete(status, hang_up)
-        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+            self._complete(answer.status, hang_up)
+        if events:
+            await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def _go_on(self, call: Call, stream: Stream, broken_by: Exception) -> Answer | Refusal:
+        choice, resume = call.choice, stream.resume()
+        if isinstance(broken_by, TimeoutError):
+            limit_s = self._parts.config.request_timeout_s
+            return openai_errors.upstream_timeout(choice.model, choice.version, limit_s)
+        if resume is None:
+            return openai_errors.stream_broken(choice.model, choice.version)
+        answer = await self._parts.upstream.fetch(call.resumed(resume))
+        if isinstance(answer, Answer) and not answer.streams:
+            answer.close()
+            answer = openai_errors.stream_broken(choice.model, choice.version)
+        if isinstance(answer, Answer):
+            self._parts.metrics.continued(choice.model, choice.version)
+            if stream.sampled:
+                await self._send({"type": "http.response.body", "body": MARK, "more_body": True})
+        return answer
 
     def _complete(self, status: int, hang_up: HangUp) -> None:
         hang_up.ignore()
         self._status = status
-
-    def _epitaph(self, error: Exception, choice: Choice) -> Refusal:
-        self._parts.metrics.broken(choice.model, choice.version)
-        _log.warning("a stream of %s:%s broke: %r", choice.model, choice.version, error)
-        if isinstance(error, TimeoutError):
-            limit_s = self._parts.config.request_timeout_s
-            return openai_errors.upstream_timeout(choice.model, choice.version, limit_s)
-        return openai_errors.stream_broken(choice.model, choice.version)
 
     async def _refuse(self, refusal: Refusal) -> None:
         self._begun = True

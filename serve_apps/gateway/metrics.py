@@ -43,6 +43,12 @@ class GatewayMetrics:
         self._retries = Counter(
             "linnet_gateway_retries", "Attempts after the first.", (*both, "cause"), registry=self.registry
         )
+        self._continued = Counter(
+            "linnet_gateway_continued_streams",
+            "Streams that another replica went on with.",
+            both,
+            registry=self.registry,
+        )
         self._broken = Counter(
             "linnet_gateway_broken_streams", "Streams ended by an error.", both, registry=self.registry
         )
@@ -69,6 +75,10 @@ class GatewayMetrics:
     def retried(self, model: str, version: str, cause: str) -> None:
         """One more attempt, because of `cause`."""
         self._child(self._retries, model, version, cause).inc()
+
+    def continued(self, model: str, version: str) -> None:
+        """A begun stream goes on from another replica."""
+        self._child(self._continued, model, version).inc()
 
     def broken(self, model: str, version: str) -> None:
         """A stream ended with an error event."""

@@ -51,6 +51,12 @@ def no_such_route(method: str, path: str, routes: Iterable[str]) -> Refusal:
     return Refusal(404, message, _REQUEST, "unknown_url")
 
 
+def unsupported_route(model: str, version: str, path: str) -> Refusal:
+    """404 for a path that the model of this version has no use for."""
+    message = f"{model}:{version} does not answer {path}; it is another kind of model."
+    return Refusal(404, message, _REQUEST, "unsupported_route", "model")
+
+
 def method_not_allowed(method: str, path: str, allowed: str) -> Refusal:
     """405 for a path that takes another method."""
     message = f"{path} takes {allowed}, not {method}."

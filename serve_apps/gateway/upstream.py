@@ -7,7 +7,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import aiohttp
@@ -23,10 +23,12 @@ from serve_apps.gateway.headers import returned
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.selection import Choice
+from serve_apps.replay.wire import RESUME_TYPE, Resume, pack
 
 ATTEMPTS = 3
 """How often a request may be sent; a refused connection has sent nothing and does not count."""
 
+_INTERNAL_ERROR = 500
 _POLL_S = 0.05
 # Below the 5 s after which uvicorn closes an idle connection, so that no request meets a closing one.
 _KEEP_ALIVE_S = 4.0
@@ -42,6 +44,7 @@ class Failure(StrEnum):
     REFUSED = "refused"
     DROPPED = "dropped"
     UNAVAILABLE = "unavailable"
+    FAULTY = "faulty"
 
 
 @dataclass(slots=True)
@@ -49,7 +52,8 @@ class Call:
     """One request on its way.
 
     `deadline` is a time of the event loop; `patience_s` is how long it may still wait for a
-    replica; `strikes` counts its failures on each.
+    replica; `strikes` counts its failures on each, `attempts` all that may have begun; `fault` is
+    a replica's own word on why it failed, given where no other replica does better.
     """
 
     choice: Choice
@@ -59,6 +63,19 @@ class Call:
     deadline: float
     patience_s: float
     strikes: Counter[str] = field(default_factory=Counter)
+    attempts: int = 0
+    fault: Answer | Refusal | None = None
+
+    def rule_out(self, replica_id: str) -> None:
+        """The replica was lost in the middle of its answer."""
+        self.strikes[replica_id] = OUT
+        self.attempts += 1
+
+    def resumed(self, resume: Resume) -> Call:
+        """The call that goes on with its stream on another replica."""
+        headers = self.headers.copy()
+        headers["Content-Type"] = RESUME_TYPE
+        return replace(self, headers=headers, body=pack(resume, self.body))
 
 
 class Answer:
@@ -71,10 +88,12 @@ class Answer:
     def __init__(
         self,
         response: aiohttp.ClientResponse,
+        replica_id: str,
         first: bytes,
         framer: EventFramer | None,
         leave: Callable[[], None],
     ) -> None:
+        self.replica_id = replica_id
         self.status = response.status
         self.headers = returned(response.raw_headers)
         self.first = first
@@ -122,27 +141,26 @@ class Upstream:
     async def fetch(self, call: Call) -> Answer | Refusal:
         """The answer of some replica of the call's version; the caller closes it."""
         model, version = call.choice.model, call.choice.version
-        attempts = 0
         failure: Failure | None = None
-        while attempts < ATTEMPTS:
+        while call.attempts < ATTEMPTS:
             replica = await self._free_replica(call)
             if replica is None:
-                return openai_errors.no_replica(model, version)
+                return call.fault or openai_errors.no_replica(model, version)
             if failure is not None:
                 self._metrics.retried(model, version, failure)
             outcome = await self._attempt(call, replica)
             if not isinstance(outcome, Failure):
                 return outcome
             failure = outcome
-            attempts += failure is not Failure.REFUSED
+            call.attempts += failure is not Failure.REFUSED
             self._note(call, replica, failure)
-        return openai_errors.upstream_failed(model, version, attempts)
+        return call.fault or openai_errors.upstream_failed(model, version, call.attempts)
 
     async def _free_replica(self, call: Call) -> Replica | None:
         while True:
             running = self._directory.replicas(call.choice.model, call.choice.version)
             replica = self._balancer.pick(running, call.strikes)
-            if replica is not None or call.patience_s <= 0:
+            if replica is not None or call.patience_s <= 0 or call.fault is not None:
                 return replica
             pause = min(_POLL_S, call.patience_s)
             call.patience_s -= pause
@@ -175,13 +193,15 @@ class Upstream:
         )
         outcome: Answer | Refusal | Failure | None = None
         try:
-            outcome = await self._read(response, replica)
+            outcome = await self._read(response, call, replica)
         finally:
             if not isinstance(outcome, Answer):
                 response.close()
         return outcome
 
-    async def _read(self, response: aiohttp.ClientResponse, replica: Replica) -> Answer | Refusal | Failure:
+    async def _read(
+        self, response: aiohttp.ClientResponse, call: Call, replica: Replica
+    ) -> Answer | Refusal | Failure:
         def leave() -> None:
             self._balancer.leave(replica.id)
 
@@ -190,10 +210,14 @@ class Upstream:
             framer, first = EventFramer(), b""
             while not first and (chunk := await response.content.readany()):
                 first = framer.push(chunk)
-            return Answer(response, first, framer, leave)
+            return Answer(response, replica.id, first, framer, leave)
         # Read to its end before the caller sees any of it, so that a break is still retried.
         body = await response.read()
-        return _verdict(response, kind, body) or Answer(response, body, None, leave)
+        verdict = _verdict(response, kind, body, call)
+        if response.status != _INTERNAL_ERROR or isinstance(verdict, Failure):
+            return verdict or Answer(response, replica.id, body, None, leave)
+        call.fault = verdict or Answer(response, replica.id, body, None, _left_already)
+        return Failure.FAULTY
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -219,15 +243,32 @@ class Upstream:
             call.strikes[replica.id] += 1 if failure is Failure.DROPPED else OUT
 
 
-def _verdict(response: aiohttp.ClientResponse, kind: str, body: bytes) -> Refusal | Failure | None:
+def _left_already() -> None:
+    """A fault is kept after its replica is no longer waited for."""
+
+
+def _verdict(
+    response: aiohttp.ClientResponse, kind: str, body: bytes, call: Call
+) -> Refusal | Failure | None:
     """None for an answer that is passed on as it is."""
     if response.status == 503 and not body:
         return Failure.UNAVAILABLE
-    if response.status < 400 or kind.startswith("application/json"):
+    if response.status < 400:
         return None
+    if kind.startswith("application/json"):
+        return _verdict_on_json(response.status, body, call)
     if response.status == 404:
         # Not vLLM's own 404, which is JSON: the port belongs to another application by now.
         return Failure.UNAVAILABLE
     wait = response.headers.get("Retry-After", "")
     text = body.decode("utf-8", "replace").strip()
     return openai_errors.upstream_error(response.status, text, float(wait) if wait.isdecimal() else None)
+
+
+def _verdict_on_json(status: int, body: bytes, call: Call) -> Refusal | None:
+    if b'"error"' in body:
+        return None
+    if status == 404:
+        # FastAPI's own words: vLLM has mounted no such route for this model.
+        return openai_errors.unsupported_route(call.choice.model, call.choice.version, call.path)
+    return openai_errors.upstream_error(status, body.decode("utf-8", "replace").strip(), None)

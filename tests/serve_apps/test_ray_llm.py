@@ -32,3 +32,31 @@ def test_serve_still_builds_the_app_late():
     from ray.serve.llm.deployment import LLMServer
 
     assert inspect.iscoroutinefunction(LLMServer.__serve_build_asgi_app__)
+
+
+def test_ray_still_runs_the_hook_that_the_variable_names():
+    from ray._private import ray_constants
+    from ray._private.runtime_env.setup_hook import load_and_execute_setup_hook
+
+    from serve_apps import engine_fork
+
+    assert ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR == engine_fork.HOOK_VARIABLE
+    assert load_and_execute_setup_hook("os.getcwd") is None
+    assert "Failed" in load_and_execute_setup_hook("serve_apps.engine_fork.no_such_name")
+
+
+def test_the_engine_class_still_starts_as_the_lean_one_assumes():
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+    lean = ray_llm.lean_engine_class()
+    assert issubclass(lean, VLLMEngine)
+    assert "run_init_node" in inspect.getsource(VLLMEngine.start)
+    parameters = list(inspect.signature(VLLMEngine._start_async_llm_engine).parameters)
+    assert parameters == ["self", "vllm_engine_args", "vllm_engine_config", "placement_group"]
+
+
+def test_vllm_still_makes_its_engine_process_in_the_context_it_looks_up():
+    from vllm.v1.engine import utils
+
+    assert "context = get_mp_context()" in inspect.getsource(utils.CoreEngineProcManager.__init__)
+    assert callable(utils.CoreEngineProcManager.sentinels)

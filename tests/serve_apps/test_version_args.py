@@ -2,6 +2,7 @@ import pytest
 
 from cluster.config import validate
 from cluster.errors import ConfigError, UsageError
+from serve_apps import engine_fork
 from serve_apps.engine_deployment import llm_config_fields
 from serve_apps.version_args import VersionArgs, route_prefix
 
@@ -45,7 +46,23 @@ def test_a_gpu_replica_gets_no_cpu_defaults(hardware):
 def test_no_hub_is_reached_and_given_variables_stay():
     args = VersionArgs(version="m:v1", runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": "4"}})
     variables = llm_config_fields(args)["runtime_env"]["env_vars"]
-    assert variables == {"VLLM_CPU_KVCACHE_SPACE": "4", "HF_HUB_OFFLINE": "1"}
+    assert variables["VLLM_CPU_KVCACHE_SPACE"] == "4"
+    assert variables["HF_HUB_OFFLINE"] == "1"
+
+
+def test_only_cpu_replicas_fork_their_engines():
+    def variables(**hardware):
+        return llm_config_fields(VersionArgs(version="m:v1", **hardware))["runtime_env"]["env_vars"]
+
+    assert variables()[engine_fork.HOOK_VARIABLE] == engine_fork.HOOK
+    assert engine_fork.HOOK_VARIABLE not in variables(accelerator_type="H100")
+
+
+def test_serve_looks_after_a_replica_each_second_unless_told_otherwise():
+    fields = llm_config_fields(VersionArgs(version="m:v1"))
+    assert fields["deployment_config"]["health_check_period_s"] == 1.0
+    told = VersionArgs(version="m:v1", deployment_config={"health_check_period_s": 7})
+    assert llm_config_fields(told)["deployment_config"]["health_check_period_s"] == 7
 
 
 def test_replicas_or_autoscaling_pass_as_they_stand():

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,18 @@ class Endpoint:
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
-    def deploy(self, labels: Sequence[str], **engine_kwargs: dict[str, Any]) -> None:
-        """`serve deploy` a YAML with the gateway and these versions; `v3={…}` sets its engine_kwargs."""
+    def deploy(
+        self,
+        labels: Sequence[str],
+        *,
+        replicas: Mapping[str, int] | None = None,
+        **engine_kwargs: dict[str, Any],
+    ) -> None:
+        """`serve deploy` a YAML with the gateway and these versions.
+
+        `v3={…}` sets its engine_kwargs; a version has one replica unless `replicas` says another number.
+        """
+        counts = replicas or {}
         port = int(self.url.rsplit(":", 1)[1])
         applications = [
             {
@@ -108,7 +118,7 @@ class Endpoint:
                 "route_prefix": "/",
                 "args": {"models": [MODEL], "replica_wait_s": 20},
             },
-            *(self._version(label, engine_kwargs.get(label, {})) for label in labels),
+            *(self._version(label, engine_kwargs.get(label, {}), counts.get(label, 1)) for label in labels),
         ]
         document = {
             "proxy_location": "EveryNode",
@@ -119,13 +129,14 @@ class Endpoint:
         done = self.command("serve", "deploy", str(self._file))
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def _version(self, label: str, engine_kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _version(self, label: str, engine_kwargs: dict[str, Any], replicas: int) -> dict[str, Any]:
         return {
             "name": f"{MODEL}-{label}",
             "import_path": "serve_apps.app:version",
             "route_prefix": f"/_versions/{MODEL}/{label}",
             "args": {
                 "version": f"{MODEL}:{label}",
+                "deployment_config": {"num_replicas": replicas},
                 "engine_kwargs": {
                     "max_model_len": 256,
                     "max_num_seqs": 16,
@@ -142,8 +153,14 @@ class Endpoint:
 
     def serving(self) -> list[str]:
         """Versions with a replica that has proven itself."""
+        return sorted({version for version, _ in self.serving_replicas()})
+
+    def serving_replicas(self) -> set[tuple[str, str]]:
+        """Version and id of each replica that has proven itself."""
         with ModelStore.open(self.settings).database.snapshot() as session:
-            return sorted({row.version for row in replicas.live(session, MODEL) if row.status == "serving"})
+            return {
+                (row.version, row.replica) for row in replicas.live(session, MODEL) if row.status == "serving"
+            }
 
     def wait_until_serving(self, labels: Sequence[str]) -> None:
         """Until every version serves and the gateway is ready."""

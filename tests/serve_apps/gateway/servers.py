@@ -15,6 +15,7 @@ import uvicorn
 from aiohttp import web
 
 from serve_apps.gateway.directory import Replica
+from serve_apps.replay.wire import RESUME_TYPE, unpack
 
 DEADLINE_S = 20.0
 T = TypeVar("T")
@@ -102,7 +103,8 @@ class Engine:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         self.requests.append(({k.lower(): v for k, v in request.headers.items()}, raw))
-        body = json.loads(raw)
+        resumes = request.content_type == RESUME_TYPE
+        body = json.loads(unpack(raw)[1] if resumes else raw)
         try:
             if self.behaviour is not None:
                 return await self.behaviour(request, body)

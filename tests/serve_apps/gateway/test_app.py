@@ -117,7 +117,7 @@ def test_unknown_paths_and_methods_are_refused_in_the_envelope(stack):
     error = assert_envelope(httpx.get(f"{stack.url}/v1/model"), 404, "unknown_url")
     assert "Did you mean `/v1/models`?" in error["message"]
     with pytest.raises(openai.NotFoundError):
-        stack.client().embeddings.create(model="m", input="x")
+        stack.client().images.generate(model="m", prompt="x")
     answer = httpx.get(f"{stack.url}/v1/chat/completions")
     assert_envelope(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"

@@ -11,6 +11,7 @@ import openai
 import pytest
 from aiohttp import web
 
+from serve_apps.replay.wire import RESUME_TYPE, Told, Way, comment, unpack
 from tests.serve_apps.gateway.servers import Engine, begin_stream, chunk, event, eventually
 
 HELLO = [{"role": "user", "content": "Hello?"}]
@@ -202,6 +203,122 @@ def test_a_stream_that_breaks_ends_with_an_error_event(launch):
     assert events[-1] == b""
     assert not spare.requests
     assert stack.metric("linnet_gateway_broken_streams_total", version="v1") == 2
+
+
+async def tell_and_die(request, _body):
+    response = await begin_stream(request)
+    await response.write(comment(Told(steps=[[7]], way=Way.PREFILL)) + chunk("Hel", "v1"))
+    await response.write(comment(Told(steps=[[8, 9]])) + chunk("lo", "v1")[:30])
+    request.transport.abort()
+    return response
+
+
+async def go_on(request, _body):
+    response = await begin_stream(request)
+    await response.write(chunk("lo", "v1") + event({"choices": [], "usage": {}}) + b"data: [DONE]\n\n")
+    return response
+
+
+def test_a_stream_that_breaks_goes_on_from_another_replica_of_the_version(launch):
+    stack = launch()
+    bad, good = stack.engine("v1", tell_and_die), stack.engine("v1", go_on)
+    other = stack.engine("v2")
+    stack.policy("v1", "v2", 10)
+    body = {"model": "m:v1", "stream": True}
+    while not bad.requests:
+        raw = httpx.post(f"{stack.url}/v1/chat/completions", json=body)
+    assert raw.content == chunk("Hel", "v1") + chunk("lo", "v1") + (
+        event({"choices": [], "usage": {}}) + b"data: [DONE]\n\n"
+    )
+    headers, packed = good.requests[-1]
+    resume, original = unpack(packed)
+    assert headers["content-type"] == RESUME_TYPE
+    assert headers["x-request-id"] == bad.requests[0][0]["x-request-id"] == raw.headers["x-request-id"]
+    assert (resume.way, resume.passed, resume.created) == (Way.PREFILL, 1, 1)
+    assert resume.steps[0] == [7]
+    assert json.loads(original) == body
+    assert not other.requests
+    assert stack.metric("linnet_gateway_continued_streams_total", version="v1") == 1
+    assert stack.metric("linnet_gateway_broken_streams_total", version="v1") == 0
+
+
+def test_the_rest_of_a_sampled_stream_is_marked(launch):
+    async def sampled(request, _body):
+        response = await begin_stream(request)
+        await response.write(comment(Told(steps=[[7]], way=Way.PREFILL, sampled=True)) + chunk("Hel", "v1"))
+        request.transport.abort()
+        return response
+
+    stack = launch()
+    bad, _ = stack.engine("v1", sampled), stack.engine("v1", go_on)
+    stack.policy()
+    while not bad.requests:
+        raw = httpx.post(f"{stack.url}/v1/chat/completions", json={"model": "m", "stream": True})
+    assert raw.content.startswith(chunk("Hel", "v1") + b": linnet-continued sampled\n\n" + chunk("lo", "v1"))
+
+
+def test_replicas_that_all_break_end_the_stream_with_an_error_event(launch):
+    stack = launch()
+    engines = [stack.engine("v1", tell_and_die) for _ in range(5)]
+    stack.policy()
+    raw = httpx.post(f"{stack.url}/v1/chat/completions", json={"model": "m", "stream": True}).content
+    assert raw.endswith(b"\n\n")
+    last = json.loads(raw.split(b"\n\n")[-2].removeprefix(b"data: "))
+    assert last["error"]["code"] == "upstream_failed"
+    assert sum(len(engine.requests) for engine in engines) == 3
+
+
+def test_a_stream_that_was_whole_when_its_replica_was_lost_is_whole(launch):
+    async def finish_and_die(request, _body):
+        response = await begin_stream(request)
+        await response.write(chunk("Hello", "v1") + b"data: [DONE]\n\n")
+        request.transport.abort()
+        return response
+
+    stack = launch()
+    stack.engine("v1", finish_and_die)
+    stack.policy()
+    raw = httpx.post(f"{stack.url}/v1/chat/completions", json={"model": "m", "stream": True})
+    assert raw.content == chunk("Hello", "v1") + b"data: [DONE]\n\n"
+    assert stack.metric("linnet_gateway_broken_streams_total") == 0
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_a_faulty_replica_is_passed_over(launch, kind):
+    async def fail(_request, _body):
+        return web.Response(status=500, text='{"error": {"message": "dead"}}', content_type=kind)
+
+    stack = launch()
+    bad, _ = stack.engine("v1", fail), stack.engine("v1")
+    stack.policy()
+    while not bad.requests:
+        assert ask(stack).model == "v1"
+    assert stack.metric("linnet_gateway_retries_total", cause="faulty") == 1
+
+
+def test_a_request_that_every_replica_fails_on_gets_their_word(launch):
+    async def fail(_request, _body):
+        return web.json_response({"error": {"message": "dead", "type": "x"}}, status=500)
+
+    stack = launch(replica_wait_s=20)
+    engines = [stack.engine("v1", fail) for _ in range(2)]
+    stack.policy()
+    with pytest.raises(openai.InternalServerError, match="dead"):
+        ask(stack)
+    assert [len(engine.requests) for engine in engines] == [1, 1]
+
+
+def test_a_route_that_the_model_has_no_use_for_is_refused_in_the_envelope(launch):
+    async def lacks(_request, _body):
+        return web.json_response({"detail": "Not Found"}, status=404)
+
+    stack = launch()
+    stack.engine("v1", lacks)
+    stack.policy()
+    with pytest.raises(openai.NotFoundError) as caught:
+        stack.client().embeddings.create(model="m", input="x")
+    assert caught.value.code == "unsupported_route"
+    assert "m:v1 does not answer /v1/embeddings" in caught.value.message
 
 
 def test_a_stream_that_stalls_ends_with_an_error_event(launch):

@@ -1,0 +1,47 @@
+"""What a gateway knows of a stream while it passes on its events."""
+
+from __future__ import annotations
+
+import re
+
+from serve_apps.replay.wire import End, Resume, Way, part
+
+DONE = b"data: [DONE]\n\n"
+MARK = b": linnet-continued sampled\n\n"
+"""Told to the caller where the rest of a sampled answer was drawn by another replica."""
+
+_CREATED = re.compile(rb'"created":\s*(\d+)')
+
+
+class Stream:
+    """Takes the tokens out of a stream's comments and keeps them, in case its replica is lost."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self.sampled = False
+        self._way = Way.NONE
+        self._steps: list[list[int]] = []
+        self._end: End | None = None
+        self._passed = 0
+        self._created: int | None = None
+
+    def take(self, ready: bytes) -> bytes:
+        """Whole events as a replica sent them; returns those that are for the caller."""
+        events, told = part(ready)
+        for one in told:
+            if one.way is not None:
+                self._way, self.sampled = one.way, one.sampled
+            self._steps += one.steps
+            self._end = one.end or self._end
+        if events:
+            self._passed += events.count(b"\n\n")
+            self.is_done = events.endswith(DONE)
+            if self._created is None and (found := _CREATED.search(events)):
+                self._created = int(found[1])
+        return events
+
+    def resume(self) -> Resume | None:
+        """What another replica needs to go on; None where it cannot."""
+        if self._way is Way.NONE or self.is_done:
+            return None
+        return Resume(self._way, self._steps, self._passed, self._created, self._end)

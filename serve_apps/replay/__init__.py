@@ -1,0 +1,1 @@
+"""Carrying a begun stream from one replica to another of the same version, token by token."""

@@ -1,0 +1,236 @@
+"""A real engine over the tiny model: a stream cut anywhere and continued equals the whole one."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+
+from serve_apps.gateway.stream import Stream
+from serve_apps.replay import vllm_hooks
+from serve_apps.replay.middleware import TellTokens
+from serve_apps.replay.wire import RESUME_TYPE, Resume, Way, pack
+from tests.serve_apps.gateway.servers import LoopThread
+from tests.support.tiny_model import make_tiny_model
+
+pytestmark = pytest.mark.engine
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+HELLO = {"messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 12}
+GREEDY = {"temperature": 0.0}
+TELL = (b"x-linnet-tell", b"1")
+
+REQUESTS = [
+    pytest.param(CHAT, HELLO | GREEDY | {"stream_options": {"include_usage": True}}, Way.PREFILL, id="chat"),
+    pytest.param(
+        COMPLETIONS, {"prompt": "Once", "stream": True, "max_tokens": 12} | GREEDY, Way.PREFILL, id="text"
+    ),
+    pytest.param(CHAT, HELLO | {"temperature": 0.9, "seed": 5}, Way.REPEAT, id="seeded"),
+    pytest.param(CHAT, HELLO | GREEDY | {"logprobs": True, "top_logprobs": 2}, Way.REPEAT, id="logprobs"),
+    pytest.param(CHAT, HELLO | GREEDY | {"frequency_penalty": 1.0}, Way.REPEAT, id="penalty"),
+    pytest.param(
+        COMPLETIONS,
+        {"prompt": "Once", "stream": True, "max_tokens": 12, "echo": True, "logprobs": 1} | GREEDY,
+        Way.REPEAT,
+        id="echo",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def loop_thread():
+    thread = LoopThread()
+    yield thread
+    thread.close()
+
+
+@pytest.fixture(scope="module")
+def application(loop_thread, tmp_path_factory):
+    """vLLM's own app over an engine in this process' child, with the hooks and the middleware."""
+    model = str(make_tiny_model(tmp_path_factory.mktemp("tiny")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr("tests.serve_apps.gateway.servers.DEADLINE_S", 240.0)
+        engine, app = loop_thread.run(build(model))
+    yield TellTokens(app)
+    engine.shutdown()
+    # vLLM leaves its context to the garbage collector, whose warning would be an error here.
+    engine.engine_core.resources.ctx.destroy(linger=0)
+
+
+async def build(model):
+    from starlette.datastructures import State
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.openai.api_server import build_app, init_app_state
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    words = ["--model", model, "--served-model-name", "m", "--dtype", "float32", "--max-model-len", "256"]
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args([*words, "--enforce-eager"])
+    config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
+    engine = AsyncLLM.from_vllm_config(config)
+    vllm_hooks.hook(engine)
+    state = State()
+    await init_app_state(engine, state, args, supported_tasks=("generate",))
+    app = build_app(args, supported_tasks=("generate",), model_config=engine.model_config)
+    app.state._state.update(state._state)
+    return engine, app
+
+
+@pytest.fixture
+def post(application, loop_thread):
+    """Post a body; returns the messages of the answer's body."""
+
+    def run(path, body, *headers):
+        return loop_thread.run(exchange(application, path, body, headers))
+
+    return run
+
+
+async def exchange(app, path, body, headers):
+    sent = []
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        if waiting:
+            return waiting.pop()
+        import asyncio
+
+        return await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    kinds = [(b"content-type", b"application/json")] if all(k != b"content-type" for k, _ in headers) else []
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "scheme": "http",
+        "query_string": b"",
+        "headers": [*kinds, (b"x-request-id", b"one"), *headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+    }
+    await app(scope, receive, send)
+    return [message["body"] for message in sent if message.get("body")]
+
+
+def events_of(bodies):
+    return b"".join(bodies).split(b"\n\n")[:-1]
+
+
+def resume(post, path, body, record: Resume):
+    kind = (b"content-type", RESUME_TYPE.encode())
+    return post(path, pack(record, body), TELL, kind)
+
+
+@pytest.mark.parametrize(("path", "request_body", "way"), REQUESTS)
+def test_a_stream_cut_anywhere_goes_on_chunk_for_chunk(post, path, request_body, way):
+    body = json.dumps(request_body).encode()
+    bodies = post(path, body, TELL)
+    whole = Stream()
+    expected = events_of([whole.take(chunk) for chunk in bodies])
+    assert expected[-1] == b"data: [DONE]"
+    for cut in range(1, len(bodies)):
+        begun = Stream()
+        passed = events_of([begun.take(chunk) for chunk in bodies[:cut]])
+        record = begun.resume()
+        if record is None:
+            assert begun.is_done
+            continue
+        assert record.way is way
+        rest = Stream()
+        further = [rest.take(chunk) for chunk in resume(post, path, body, record)]
+        assert passed + events_of(further) == expected
+
+
+def test_what_is_resumed_can_be_resumed_once_more(post):
+    body = json.dumps(HELLO | GREEDY).encode()
+    bodies = post(CHAT, body, TELL)
+    expected = events_of([Stream().take(chunk) for chunk in bodies])
+    stream = Stream()
+    passed = [stream.take(chunk) for chunk in bodies[:4]]
+    passed += [stream.take(chunk) for chunk in resume(post, CHAT, body, stream.resume())[:4]]
+    passed += [stream.take(chunk) for chunk in resume(post, CHAT, body, stream.resume())]
+    assert events_of(passed) == expected
+
+
+def test_a_stop_string_across_the_cut_is_found(post):
+    whole = json.loads(
+        post(COMPLETIONS, json.dumps({"prompt": "Once", "max_tokens": 12} | GREEDY).encode())[0]
+    )
+    text = whole["choices"][0]["text"]
+    stop = text[4:7]
+    body = json.dumps({"prompt": "Once", "max_tokens": 12, "stop": [stop], "stream": True} | GREEDY).encode()
+    bodies = post(COMPLETIONS, body, TELL)
+    expected = events_of([Stream().take(chunk) for chunk in bodies])
+    assert re.search(rb'"finish_reason":\s*"stop"', expected[-2])
+    for cut in range(1, len(bodies)):
+        begun = Stream()
+        passed = events_of([begun.take(chunk) for chunk in bodies[:cut]])
+        if (record := begun.resume()) is not None:
+            rest = [Stream().take(chunk) for chunk in resume(post, COMPLETIONS, body, record)]
+            assert passed + events_of(rest) == expected
+
+
+def test_a_sampled_stream_keeps_the_tokens_that_were_told(post):
+    body = json.dumps(HELLO | {"temperature": 1.5, "max_tokens": 8, "ignore_eos": True}).encode()
+    bodies = post(CHAT, body, TELL)
+    begun = Stream()
+    for chunk in bodies[:5]:
+        begun.take(chunk)
+    record = begun.resume()
+    assert begun.sampled
+    assert record.way is Way.PREFILL
+    again = Stream()
+    for chunk in resume(post, CHAT, body, record):
+        again.take(chunk)
+    told = sum(map(len, record.steps)) + sum(map(len, again._steps))
+    assert told == 8
+
+
+def test_an_answer_that_comes_out_otherwise_ends_with_an_error_event(post):
+    body = json.dumps(HELLO | {"temperature": 0.9, "seed": 5}).encode()
+    begun = Stream()
+    for chunk in post(CHAT, body, TELL)[:6]:
+        begun.take(chunk)
+    record = begun.resume()
+    other = [[token ^ 1 for token in step] for step in record.steps]
+    answer = resume(post, CHAT, body, Resume(Way.REPEAT, other, record.passed, record.created))
+    events = events_of([Stream().take(chunk) for chunk in answer])
+    assert b"other tokens" in events[0]
+    assert events[-1] == b"data: [DONE]"
+
+
+def test_several_answers_to_one_request_are_told_to_be_beyond_continuing(post):
+    body = json.dumps({"prompt": ["a", "b"], "stream": True, "max_tokens": 3} | GREEDY).encode()
+    stream = Stream()
+    for chunk in post(COMPLETIONS, body, TELL):
+        stream.is_done = False
+        stream.take(chunk)
+    stream.is_done = False
+    assert stream.resume() is None
+
+
+def test_nothing_is_told_of_an_answer_that_does_not_stream(post):
+    [answer] = post(CHAT, json.dumps(HELLO | GREEDY | {"stream": False}).encode(), TELL)
+    assert b"linnet" not in answer
+    assert json.loads(answer)["choices"]
+
+
+def test_the_hooks_hold_for_the_installed_vllm():
+    try:
+        installed = version("vllm")
+    except PackageNotFoundError:
+        installed = version("vllm-cpu")
+    assert installed.startswith(vllm_hooks.HOLDS_FOR + ".")
