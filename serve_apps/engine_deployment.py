@@ -7,10 +7,10 @@ from typing import Any
 
 from ray import serve
 from ray.serve.deployment import Application
-from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from serve_apps import engine_fork
-from serve_apps.engine import VersionServer
+from serve_apps.deployment_options import deployment_options
+from serve_apps.replica import VersionReplica
 from serve_apps.version_args import VersionArgs
 
 # A replica that fails to start is not tried twenty times: its weights or its answers are wrong,
@@ -22,13 +22,10 @@ _HEALTH_CHECK_PERIOD_S = 1.0
 
 def build(args: VersionArgs) -> Application:
     """The application of one version."""
-    config = LLMConfig(**llm_config_fields(args))
-    return build_llm_deployment(
-        config,
-        deployment_cls=serve.ingress()(VersionServer),
-        bind_kwargs={"args": args},
-        override_serve_options={"name": f"{args.ref.model}-{args.ref.version}"},
-    )
+    fields = llm_config_fields(args)
+    options = deployment_options(fields, on_cpu=_is_on_cpu(args))
+    options["name"] = f"{args.ref.model}-{args.ref.version}"
+    return serve.deployment(serve.ingress()(VersionReplica), **options).bind(args, fields)
 
 
 def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
@@ -36,7 +33,7 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
 
     On CPU the dtype is float32: bfloat16 gives other text with the CPU build of vLLM 0.29.
     """
-    on_cpu = args.accelerator_type is None and not _asks_for_gpu(args.placement_group_config)
+    on_cpu = _is_on_cpu(args)
     engine_kwargs = dict(args.engine_kwargs)
     runtime_env = {**args.runtime_env, "env_vars": dict(args.runtime_env.get("env_vars", {}))}
     deployment_config = {
@@ -61,6 +58,10 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
         "accelerator_type": args.accelerator_type,
         "runtime_env": runtime_env,
     }
+
+
+def _is_on_cpu(args: VersionArgs) -> bool:
+    return args.accelerator_type is None and not _asks_for_gpu(args.placement_group_config)
 
 
 def _asks_for_gpu(placement: dict[str, Any] | None) -> bool:

@@ -15,6 +15,17 @@ HOLDS_FOR = {"ray": "2.60", "vllm": "0.29"}
 _STOPPING = "_linnet_stopping"
 
 
+def deployment_options(fields: dict[str, Any]) -> dict[str, Any]:
+    """What Ray Serve LLM makes of an LLMConfig's fields for `serve.deployment`."""
+    from ray.llm._internal.common.dict_utils import maybe_apply_llm_deployment_config_defaults
+    from ray.llm._internal.serve.core.server.builder import DEFAULT_DEPLOYMENT_OPTIONS
+    from ray.serve.llm import LLMConfig
+    from ray.serve.llm.deployment import LLMServer
+
+    options = LLMServer.get_deployment_options(LLMConfig(**fields))
+    return maybe_apply_llm_deployment_config_defaults(DEFAULT_DEPLOYMENT_OPTIONS, options)
+
+
 def lean_engine_class() -> type:
     """Ray's engine class without what a replica over a local directory need not do at its start.
 
