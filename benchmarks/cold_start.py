@@ -12,9 +12,7 @@ import argparse
 import json
 import os
 import platform
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,34 +22,16 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from serving import MODEL, Endpoint, endpoint, free_port, seconds_until_answered
+from serving import MODEL, Endpoint, bare_vllm, endpoint, seconds_until_answered
 
 ASK = 0.5
 _LIMIT_S = 300.0
-_ENGINE = ["--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "16", "--enforce-eager"]
 
 
 def bare(model: Path) -> float:
     """Seconds from starting vLLM's own server to its first answer."""
-    port = free_port()
-    words = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "m"]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
-    server = subprocess.Popen(
-        [sys.executable, *words, *_ENGINE, "--port", str(port)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        return seconds_until_answered(f"http://127.0.0.1:{port}", "m", _LIMIT_S)
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+    with bare_vllm(model) as url:
+        return seconds_until_answered(url, MODEL, _LIMIT_S)
 
 
 def linnet(served: Endpoint) -> float:

@@ -14,7 +14,7 @@ def plain_endpoint(model: Path, replicas: int, cpus: float) -> Iterator[tuple[st
     import ray
     from ray import serve
     from ray.serve.llm import LLMConfig, build_openai_app
-    from serving import free_port
+    from serving import MODEL, free_port
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     context = ray.init(address="local", num_cpus=cpus, log_to_driver=False, configure_logging=False)
@@ -22,7 +22,7 @@ def plain_endpoint(model: Path, replicas: int, cpus: float) -> Iterator[tuple[st
         port = free_port()
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         config = LLMConfig(
-            model_loading_config={"model_id": "m", "model_source": str(model)},
+            model_loading_config={"model_id": MODEL, "model_source": str(model)},
             engine_kwargs={
                 "dtype": "float32",
                 "max_model_len": 256,

@@ -110,7 +110,7 @@ def plain_side(found: str) -> None:
     with tempfile.TemporaryDirectory(prefix="linnet-bench-", ignore_cleanup_errors=True) as home:
         model = make_tiny_model(Path(home) / "weights", seed=1)
         with plain_endpoint(model, 2, CPUS) as (url, dashboard):
-            figures = under_load(url, dashboard, "m", "LLMServer")
+            figures = under_load(url, dashboard, MODEL, "LLMServer")
     Path(found).write_text(json.dumps(figures))
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -53,6 +56,30 @@ def _endpoint(home: Path, model: Path | None, labels: list[str]) -> Iterator[End
         yield Endpoint(info, settings, home)
     finally:
         runtime.down(settings)
+
+
+@contextmanager
+def bare_vllm(model: Path) -> Iterator[str]:
+    """vLLM's own server with the arguments that the endpoint's versions get; it may not answer yet."""
+    port = free_port()
+    words = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", MODEL]
+    engine = ["--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "16", "--enforce-eager"]
+    server = subprocess.Popen(
+        [sys.executable, *words, *engine, "--host", "127.0.0.1", "--port", str(port)],
+        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def ask(url: str, model: str, *, stream: bool, tokens: int, timeout_s: float = 120.0) -> None:
@@ -122,6 +149,3 @@ class Callers:
             else:
                 now = time.monotonic()
                 self.answers.append((now, now - began))
-
-
-__all__ = ["CPUS", "MODEL", "Callers", "Endpoint", "ask", "endpoint", "free_port", "seconds_until_answered"]

@@ -1,0 +1,157 @@
+"""The whole endpoint against a bare vLLM server, and ray.serve.llm against the same.
+
+The tiny model, so that what lies before the engine counts; 16 callers, 16 tokens each. Linnet runs
+as it is deployed: Serve's HAProxy, the gateway with a split between two versions, and one replica
+of each. Every side is measured in turn with a bare vLLM server that runs beside it.
+
+    python benchmarks/gateway.py [--json] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import uvloop
+from http_load import load
+from plain_ray_llm import plain_endpoint
+from serving import CPUS, MODEL, bare_vllm, endpoint, seconds_until_answered
+from sides import run_apart
+
+from tests.support.tiny_model import make_tiny_model
+
+CALLERS = 16
+TOKENS = 16
+THROUGHPUT_ASK = 0.9
+TTFT_ASK_MS = 2.0
+_LIMIT_S = 300.0
+_DIRECT_STREAMING = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1"}
+
+Figures = dict[str, float]
+
+
+def requests(stream: bool, callers: int) -> list[bytes]:
+    """One request a caller, each with a key of its own."""
+    prompt = "What is the capital of France?"
+    ask = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "stream": stream}
+    body = json.dumps(ask | {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        "Authorization: Bearer k\r\nX-Linnet-Key: {key}\r\nContent-Length: {length}\r\n\r\n"
+    )
+    return [head.format(key=f"key-{n}", length=len(body)).encode() + body for n in range(callers)]
+
+
+async def compare(bare: str, other: str, rounds: int, seconds: float) -> Figures:
+    """Both in turn; medians over the rounds, and ratios of the medians."""
+    ports = {"bare": urlsplit(bare).port or 0, "other": urlsplit(other).port or 0}
+    figures: Figures = {}
+    for name, stream in (("unary", False), ("stream", True)):
+        rates: dict[str, list[float]] = {side: [] for side in ports}
+        for port in ports.values():
+            await load(port, requests(stream, CALLERS), seconds / 4)
+        for _ in range(rounds):
+            for side, port in ports.items():
+                rates[side].append((await load(port, requests(stream, CALLERS), seconds))[0])
+        theirs, ours = (statistics.median(rates[side]) for side in ports)
+        figures |= {f"{name}_bare_rps": theirs, f"{name}_rps": ours, f"{name}_ratio": ours / theirs}
+    firsts: dict[str, list[float]] = {side: [] for side in ports}
+    for _ in range(rounds):
+        for side, port in ports.items():
+            firsts[side] += (await load(port, requests(True, 1), seconds / 2))[1]
+    bare_ms, other_ms = (statistics.median(firsts[side]) * 1e3 for side in ports)
+    figures |= {"ttft_bare_ms": bare_ms, "ttft_ms": other_ms, "ttft_added_ms": other_ms - bare_ms}
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def linnet_side(found: str, rounds: int, seconds: float) -> None:
+    """Linnet's endpoint beside a bare server; writes its figures to a file."""
+    with endpoint(None, ["v1", "v2"]) as served:
+        served.deploy(["v1", "v2"])
+        seconds_until_answered(served.url, f"{MODEL}:v2", _LIMIT_S)
+        served.wait_until_serving(["v1", "v2"])
+        served.linnet("rollout", "start", f"{MODEL}:v2", "--weight", "10", "--yes")
+        with bare_vllm(served.settings.home / "weights" / "v1") as bare:
+            seconds_until_answered(bare, MODEL, _LIMIT_S)
+            figures = uvloop.run(compare(bare, served.url, rounds, seconds))
+    Path(found).write_text(json.dumps(figures))
+
+
+def ray_side(found: str, rounds: int, seconds: float, environment: dict[str, str]) -> None:
+    """ray.serve.llm beside a bare server; writes its figures to a file."""
+    os.environ |= environment
+    with tempfile.TemporaryDirectory(prefix="linnet-bench-", ignore_cleanup_errors=True) as home:
+        model = make_tiny_model(Path(home) / "weights", seed=1)
+        with plain_endpoint(model, 1, CPUS) as (url, _), bare_vllm(model) as bare:
+            seconds_until_answered(url, MODEL, _LIMIT_S)
+            seconds_until_answered(bare, MODEL, _LIMIT_S)
+            figures = uvloop.run(compare(bare, url, rounds, seconds))
+    Path(found).write_text(json.dumps(figures))
+
+
+def measure(rounds: int, seconds: float) -> Figures:
+    """All sides, one after another, each in a process of its own."""
+    figures: Figures = {}
+    sides: dict[str, tuple[Any, ...]] = {
+        "linnet": (linnet_side,),
+        "ray_default": (ray_side, {}),
+        "ray_direct": (ray_side, _DIRECT_STREAMING),
+    }
+    with tempfile.TemporaryDirectory(prefix="linnet-bench-") as home:
+        for name, (side, *more) in sides.items():
+            found = Path(home) / f"{name}.json"
+            run_apart(side, str(found), rounds, seconds, *more)
+            part = json.loads(found.read_text())
+            print(f"{name}: {part}", file=sys.stderr)
+            figures |= {f"{name}.{key}": value for key, value in part.items()}
+    return figures
+
+
+def asks(figures: Figures) -> list[dict[str, Any]]:
+    """What was asked for, and whether it holds."""
+    unary, stream = figures["linnet.unary_ratio"], figures["linnet.stream_ratio"]
+    added = figures["linnet.ttft_added_ms"]
+    at_least, at_most = f">= {THROUGHPUT_ASK}", f"<= {TTFT_ASK_MS}"
+    return [
+        {"what": "unary, of bare vLLM", "limit": at_least, "value": unary, "met": unary >= THROUGHPUT_ASK},
+        {
+            "what": "streams, of bare vLLM",
+            "limit": at_least,
+            "value": stream,
+            "met": stream >= THROUGHPUT_ASK,
+        },
+        {"what": "added TTFT p50, ms", "limit": at_most, "value": added, "met": added <= TTFT_ASK_MS},
+    ]
+
+
+def main() -> None:
+    """Measure and print a table, or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="one short round each")
+    arguments = parser.parse_args()
+    figures = measure(1, 4.0) if arguments.quick else measure(5, 6.0)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    if arguments.json:
+        found = {"name": "gateway", "machine": machine, "figures": figures, "asks": asks(figures)}
+        print(json.dumps(found))
+        return
+    print(machine)
+    for name, value in figures.items():
+        print(f"  {name:<32}{value:>10.3f}")
+    for ask in asks(figures):
+        print(f"  {'met   ' if ask['met'] else 'MISSED'} {ask['what']}: {ask['value']} (ask {ask['limit']})")
+
+
+if __name__ == "__main__":
+    main()
