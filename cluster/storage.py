@@ -141,6 +141,12 @@ class Storage:
         with self._guard(path), stream:
             yield stream
 
+    @contextmanager
+    def located(self, path: str) -> Iterator[tuple[fs.FileSystem, str]]:
+        """pyarrow's file system and the path on it, for its own readers; their errors become StorageError."""
+        with self._guard(path):
+            yield self._fs, self._absolute(path)
+
     def sha256(self, path: str) -> str:
         """Hex digest of a file's bytes, read in chunks."""
         digest = hashlib.sha256()

@@ -13,11 +13,30 @@ from cluster.errors import NotFoundError, did_you_mean, one_of
 from cluster.state.database import open_database
 
 if TYPE_CHECKING:
+    from serve_apps.access_log.query import AccessLogs, Wanted
     from serve_apps.endpoints import Endpoint
 
 app = output.new_app(
     "See endpoints, replicas and who serves what. Deploying is Ray's own: `serve deploy FILE`."
 )
+
+_LOG_COLUMNS = [
+    *("at", "request_id", "model", "version", "route", "status", "error_code", "ttft_s", "e2e_s"),
+    *("completion_tokens", "finish_reason", "retries", "continued"),
+]
+_SUMMARY_COLUMNS = [
+    *(
+        "model",
+        "version",
+        "requests",
+        "error_share",
+        "ttft_s",
+        "e2e_s",
+        "tokens_per_s",
+        "retries",
+        "continued",
+    ),
+]
 
 ModelArgument = Annotated[str | None, typer.Argument(help="One model; all without it.")]
 
@@ -60,6 +79,65 @@ def status(model: ModelArgument = None, as_json: JsonFlag = False, root: RootOpt
         as_json=as_json,
         empty="No replica has reported. next: serve deploy serve_apps/smollm2.yaml",
     )
+
+
+@app.command()
+def logs(
+    model: ModelArgument = None,
+    *,
+    version: Annotated[str | None, typer.Option(help="One version's requests, such as v2.")] = None,
+    since: Annotated[str, typer.Option(help="So long ago (15m, 2h, 7d), or an ISO time.")] = "",
+    until: Annotated[str, typer.Option(help="The same; the time itself is left out.")] = "",
+    status: Annotated[str, typer.Option(help="404, or 5xx for all of a hundred.")] = "",
+    request_id: Annotated[str, typer.Option(help="The x-request-id of one request.")] = "",
+    key: Annotated[str, typer.Option(help="How the hash of an API key begins.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 100,
+    summary: Annotated[bool, typer.Option("--summary", help="Numbers for each version instead.")] = False,
+    as_json: JsonFlag = False,
+    root: RootOption = None,
+) -> None:
+    """The access log: requests with their status, times, tokens and retries, the latest first."""
+    from datetime import UTC, datetime
+
+    from serve_apps.access_log.query import Wanted
+    from serve_apps.access_log.times import parse_time
+
+    settings, now = Settings.load(root), datetime.now(UTC)
+    begin, end = (parse_time(text, now) if text else None for text in (since, until))
+    wanted = Wanted(model, version, begin, end, status, request_id, key)
+    found = _open_logs(settings, model)
+    if summary:
+        _show_summary(found, wanted, as_json=as_json)
+        return
+    rows = found.newest(wanted, limit).to_pylist()
+    for row in rows if as_json else ():
+        row["at"] = row["at"].isoformat()
+    output.emit_list(rows, _LOG_COLUMNS, as_json=as_json, empty="No request fits.")
+
+
+def _open_logs(settings: Settings, model: str | None) -> AccessLogs:
+    from cluster.storage import Storage
+    from serve_apps import endpoints
+    from serve_apps.access_log.query import AccessLogs
+    from serve_apps.access_log.spool import spool_dir
+
+    found = AccessLogs(Storage(settings.root), spool_dir(settings))
+    if model is not None:
+        with open_database(settings.state_url).snapshot() as session:
+            known = endpoints.known_models(session)
+        if model not in known:
+            _require_endpoint(model, [*known, *found.models()])
+    return found
+
+
+def _show_summary(found: AccessLogs, wanted: Wanted, *, as_json: bool) -> None:
+    from itertools import chain
+
+    from serve_apps.access_log import summary
+
+    rows = summary.summarize(chain.from_iterable(found.by_day(wanted, summary.COLUMNS)))
+    shown = rows if as_json else [summary.for_people(row) for row in rows]
+    output.emit_list(shown, _SUMMARY_COLUMNS, as_json=as_json, empty="No request fits.")
 
 
 def _require_endpoint(model: str, known: list[str]) -> None:

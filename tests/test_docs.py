@@ -20,8 +20,10 @@ from cluster.errors import ExitCode
 from cluster.recovery.classes import FailureClass
 from cluster.recovery.situation import Strategy
 from cluster.refs import parse_version_ref
+from serve_apps.access_log import files
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.metrics import GatewayMetrics
+from serve_apps.gateway.observation import Observation
 from serve_apps.rollout.states import Phase, Reason
 from serve_apps.version_args import VersionArgs, route_prefix
 from tests.support.markdown import CHECKOUT, Block, anchors, blocks, code, links, pages, tables
@@ -200,6 +202,7 @@ def test_every_key_that_people_write_has_its_table():
         "train_jobs.parallel:ParallelSpec",
         "serve_apps.version_args:VersionArgs",
         "serve_apps.gateway.config:GatewayConfig",
+        "serve_apps.access_log.config:AccessLogConfig",
         "cluster.manifest:VersionManifest",
     }
 
@@ -247,11 +250,16 @@ def test_the_table_of_gateway_errors_is_complete():
 
 def test_the_table_of_metrics_is_complete():
     listed = {
-        (code(name)[0].removesuffix("_total"), kind, tuple(labels.split(", ")))
+        (code(name)[0].removesuffix("_total"), kind, tuple(filter(None, labels.split(", "))))
         for name, kind, labels, _ in only_table("serving.md", "gateway-metrics")
     }
     collectors = GatewayMetrics().registry._collector_to_names
     assert listed == {(c._name, c._type, tuple(c._labelnames)) for c in collectors}
+
+
+def test_the_table_of_the_access_logs_columns_is_complete():
+    names = [code(row[0])[0] for row in only_table("serving.md", "access-log-columns")]
+    assert names == list(Observation.__struct_fields__) == files.SCHEMA.names
 
 
 def test_the_table_of_phases_is_complete():

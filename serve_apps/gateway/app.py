@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from serve_apps.access_log.log import AccessLog
 from serve_apps.gateway import headers, openai_errors
 from serve_apps.gateway.asgi import (
     RawHeaders,
@@ -34,16 +35,17 @@ def build_app(
     directory: ReplicaDirectory,
     policies: PolicyCache,
     *,
+    access_log: AccessLog | None = None,
     sends_request_id: bool = True,
 ) -> Gateway:
-    """The ASGI application; it starts `policies` with its lifespan or its first request.
+    """The ASGI application; it starts `policies` and `access_log` with its lifespan or its first request.
 
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
     metrics = GatewayMetrics()
     upstream = Upstream(config, directory, metrics)
-    return Gateway(Parts(config, directory, policies, metrics, upstream, sends_request_id))
+    return Gateway(Parts(config, directory, policies, metrics, upstream, sends_request_id, access_log))
 
 
 class Gateway:
@@ -64,17 +66,16 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            await self._parts.policies.start()
+            await self._parts.start()
             await self._route(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while (await receive())["type"] == "lifespan.startup":
-            await self._parts.policies.start()
+            await self._parts.start()
             await send({"type": "lifespan.startup.complete"})
-        await self._parts.upstream.close()
-        await self._parts.policies.stop()
+        await self._parts.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:

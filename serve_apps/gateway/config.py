@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from cluster.config import StrictModel
 from cluster.refs import AliasRef, parse_ref
+from serve_apps.access_log.config import AccessLogConfig
 
 
 class GatewayConfig(StrictModel):
@@ -16,6 +17,7 @@ class GatewayConfig(StrictModel):
     `max_body_bytes`: larger request bodies are refused with 413. `connect_timeout_s`: to reach
     a replica. `request_timeout_s`: from choosing a version to the last byte of the answer.
     `replica_wait_s`: how long a request may wait for a replica of its version before 503.
+    `access_log`: how requests are logged.
     """
 
     model: str | None = None
@@ -24,6 +26,7 @@ class GatewayConfig(StrictModel):
     connect_timeout_s: PositiveFloat = 2.0
     request_timeout_s: PositiveFloat = 600.0
     replica_wait_s: float = Field(default=5.0, ge=0.0)
+    access_log: AccessLogConfig = AccessLogConfig()
 
     @model_validator(mode="before")
     @classmethod

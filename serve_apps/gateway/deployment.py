@@ -11,6 +11,7 @@ from ray.serve.deployment import Application
 from cluster.config import Settings, validate
 from cluster.errors import GateFailedError
 from cluster.state.database import open_database
+from serve_apps.access_log.log import AccessLog
 from serve_apps.gateway.app import GatewayConfig, build_app
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.serve_directory import ServeReplicaDirectory
@@ -25,13 +26,19 @@ class Gateway:
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
         self._directory = ServeReplicaDirectory()
-        self._policies = PolicyCache(open_database(Settings.load().state_url), config.models)
+        settings = Settings.load()
+        self._policies = PolicyCache(open_database(settings.state_url), config.models)
+        self._log = AccessLog(config.access_log, settings) if config.access_log.enabled else None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start listening to the controller and to the policy, then build the app."""
         self._directory.start(asyncio.get_running_loop())
         await self._policies.start()
-        return build_app(self._config, self._directory, self._policies, sends_request_id=False)
+        if self._log is not None:
+            self._log.start()
+        return build_app(
+            self._config, self._directory, self._policies, access_log=self._log, sends_request_id=False
+        )
 
     def check_health(self) -> None:
         """Serve's health check: the controller must have been heard."""
@@ -42,6 +49,8 @@ class Gateway:
         """Serve's hook at the end of a graceful stop."""
         self._directory.stop()
         await self._policies.stop()
+        if self._log is not None:
+            await asyncio.to_thread(self._log.stop)
 
 
 def build(args: dict[str, Any]) -> Application:

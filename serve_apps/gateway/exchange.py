@@ -7,6 +7,7 @@ import logging
 import time
 from dataclasses import dataclass
 
+from serve_apps.access_log.log import AccessLog
 from serve_apps.gateway import headers, openai_errors, selection
 from serve_apps.gateway.asgi import (
     HangUp,
@@ -22,6 +23,7 @@ from serve_apps.gateway.asgi import (
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.directory import ReplicaDirectory
 from serve_apps.gateway.metrics import NONE, GatewayMetrics
+from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.routes import CONTINUED
@@ -45,6 +47,20 @@ class Parts:
     metrics: GatewayMetrics
     upstream: Upstream
     sends_request_id: bool
+    access_log: AccessLog | None
+
+    async def start(self) -> None:
+        """Follow the policies and write the log; a second call changes nothing."""
+        await self.policies.start()
+        if self.access_log is not None:
+            self.access_log.start()
+
+    async def stop(self) -> None:
+        """Close what is open, and write what the log still holds."""
+        await self.upstream.close()
+        await self.policies.stop()
+        if self.access_log is not None:
+            await asyncio.to_thread(self.access_log.stop)
 
     def identity(self, request_id: bytes) -> RawHeaders:
         """The x-request-id header, unless the server in front adds it."""
@@ -63,6 +79,8 @@ class Exchange:
         self._started = time.perf_counter()
         self._headers: RawHeaders = list(scope["headers"])
         self._request_id = headers.request_id(self._headers)
+        text_bytes = parts.access_log.text_bytes() if parts.access_log else 0
+        self._notes = Notes(self._headers, self._request_id, route, text_bytes)
         self._choice: Choice | None = None
         self._status = HUNG_UP
         self._begun = False
@@ -74,12 +92,14 @@ class Exchange:
         except Exception:
             _log.exception("request %s failed in the gateway", self._request_id.decode())
             if self._begun:
+                self._notes.error_code = openai_errors.internal().code
                 raise
             await self._refuse(openai_errors.internal())
         finally:
             model, version = (self._choice.model, self._choice.version) if self._choice else (NONE, NONE)
             elapsed = time.perf_counter() - self._started
             self._parts.metrics.answered(model, version, self._route, self._status, elapsed)
+            self._record(model, version, elapsed)
 
     async def _serve(self) -> None:
         body = await read_body(self._scope, self._receive, self._parts.config.max_body_bytes)
@@ -88,6 +108,7 @@ class Exchange:
             return
         if body is None:
             return
+        self._notes.asked(body)
         choice = self._choose(body)
         if isinstance(choice, Refusal):
             await self._refuse(choice)
@@ -121,6 +142,7 @@ class Exchange:
             body=body,
             deadline=asyncio.get_running_loop().time() + config.request_timeout_s,
             patience_s=config.replica_wait_s,
+            notes=self._notes,
         )
         outcome = await self._parts.upstream.fetch(call)
         if isinstance(outcome, Refusal):
@@ -134,6 +156,7 @@ class Exchange:
     async def _whole(self, answer: Answer, choice: Choice, hang_up: HangUp) -> None:
         try:
             self._begun = True
+            self._notes.answered(answer.first)
             self._complete(answer.status, hang_up)
             await send_whole(self._send, answer.status, self._signed(answer.headers, choice), answer.first)
         finally:
@@ -141,9 +164,10 @@ class Exchange:
 
     async def _stream(self, answer: Answer, call: Call, hang_up: HangUp) -> None:
         choice, status = call.choice, answer.status
-        self._parts.metrics.first_event(choice.model, choice.version, time.perf_counter() - self._started)
+        ttft_s = time.perf_counter() - self._started
+        self._parts.metrics.first_event(choice.model, choice.version, ttft_s)
         self._begun = True
-        stream, last = Stream(), b""
+        stream, last = self._notes.streams(ttft_s), b""
         await self._send(start_message(status, self._signed(answer.headers, choice)))
         while (broken_by := await self._pass_on(answer, stream, hang_up)) is not None:
             _log.warning("a stream of %s:%s broke: %r", choice.model, choice.version, broken_by)
@@ -151,6 +175,7 @@ class Exchange:
             further = await self._go_on(call, stream, broken_by)
             if isinstance(further, Refusal):
                 self._parts.metrics.broken(choice.model, choice.version)
+                self._notes.error_code = further.code
                 last = further.event()
                 break
             answer = further
@@ -187,6 +212,7 @@ class Exchange:
             answer = openai_errors.stream_broken(choice.model, choice.version)
         if isinstance(answer, Answer):
             self._parts.metrics.continued(choice.model, choice.version)
+            self._notes.continued += 1
             if stream.sampled:
                 await self._send({"type": "http.response.body", "body": MARK, "more_body": True})
         return answer
@@ -198,7 +224,13 @@ class Exchange:
     async def _refuse(self, refusal: Refusal) -> None:
         self._begun = True
         self._status = refusal.status
+        self._notes.error_code = refusal.code
         await send_refusal(self._send, refusal, self._signed([], self._choice))
+
+    def _record(self, model: str, version: str, elapsed: float) -> None:
+        log = self._parts.access_log
+        if log is not None and log.add(self._notes.finish(model, version, self._status, elapsed)):
+            self._parts.metrics.log_row_dropped()
 
     def _signed(self, found: RawHeaders, choice: Choice | None) -> RawHeaders:
         version = [(b"x-linnet-version", choice.version.encode())] if choice else []

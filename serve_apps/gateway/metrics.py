@@ -52,6 +52,11 @@ class GatewayMetrics:
         self._broken = Counter(
             "linnet_gateway_broken_streams", "Streams ended by an error.", both, registry=self.registry
         )
+        self._log_rows_dropped = Counter(
+            "linnet_gateway_log_rows_dropped",
+            "Rows of the access log that gave way to newer ones before they were written.",
+            registry=self.registry,
+        )
         # Looking up a child by its labels costs more than counting; the labels are few.
         self._child = lru_cache(maxsize=4096)(_labelled)
 
@@ -83,6 +88,10 @@ class GatewayMetrics:
     def broken(self, model: str, version: str) -> None:
         """A stream ended with an error event."""
         self._child(self._broken, model, version).inc()
+
+    def log_row_dropped(self) -> None:
+        """A row of the access log is lost."""
+        self._log_rows_dropped.inc()
 
     def text(self) -> bytes:
         """Prometheus' text format."""

@@ -77,7 +77,13 @@ def select(
 
 def split_key(headers: RawHeaders, user: str | None) -> str:
     """What the split hashes: x-linnet-key, else `user`, else the API key, else something random."""
-    return _text(_first(headers, KEY_HEADER)) or user or _bearer(headers) or secrets.token_hex(16)
+    return _text(_first(headers, KEY_HEADER)) or user or bearer(headers) or secrets.token_hex(16)
+
+
+def bearer(headers: RawHeaders) -> str:
+    """The API key in Authorization; empty without one."""
+    scheme, _, token = _text(_first(headers, b"authorization")).partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _pinned(model: str, label: str, pin: str, known: Sequence[str]) -> Choice | Refusal:
@@ -88,11 +94,6 @@ def _pinned(model: str, label: str, pin: str, known: Sequence[str]) -> Choice | 
     if pin and pin not in known:
         return openai_errors.unknown_version(model, pin, known)
     return Choice(model, label or pin)
-
-
-def _bearer(headers: RawHeaders) -> str:
-    scheme, _, token = _text(_first(headers, b"authorization")).partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _first(headers: RawHeaders, name: bytes) -> bytes:

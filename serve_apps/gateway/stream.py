@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 
+from serve_apps.gateway.answer_text import AnswerText
 from serve_apps.replay.wire import End, Resume, Way, part
 
 DONE = b"data: [DONE]\n\n"
 MARK = b": linnet-continued sampled\n\n"
 """Told to the caller where the rest of a sampled answer was drawn by another replica."""
 
+_ENDING = 3
+"""Events that end a stream: the one with the reason, the one with the usage, `[DONE]`."""
+
 _CREATED = re.compile(rb'"created":\s*(\d+)')
 
 
 class Stream:
-    """Takes the tokens out of a stream's comments and keeps them, in case its replica is lost."""
+    """Takes the tokens out of a stream's comments and keeps them, in case its replica is lost.
 
-    def __init__(self) -> None:
+    `text` collects the answer's text, where somebody wants it.
+    """
+
+    def __init__(self, text: AnswerText | None = None) -> None:
+        self._text = text
+        self._last: deque[bytes] = deque(maxlen=_ENDING)
         self.is_done = False
         self.sampled = False
         self._way = Way.NONE
@@ -35,9 +45,12 @@ class Stream:
             self._end = one.end or self._end
         if events:
             self._passed += events.count(b"\n\n")
+            self._last.append(events)
             self.is_done = events.endswith(DONE)
             if self._created is None and (found := _CREATED.search(events)):
                 self._created = int(found[1])
+            if self._text is not None:
+                self._text.add_events(events)
         return events
 
     def resume(self) -> Resume | None:
@@ -45,3 +58,15 @@ class Stream:
         if self._way is Way.NONE or self.is_done:
             return None
         return Resume(self._way, self._steps, self._passed, self._created, self._end)
+
+    def last_events(self) -> bytes:
+        """What was passed on last, `[DONE]` and at least the two events before it."""
+        return b"".join(self._last)
+
+    def told_tokens(self) -> int | None:
+        """Tokens of the answer so far; None where its replica does not tell them."""
+        return None if self._way is Way.NONE else sum(map(len, self._steps))
+
+    def told_reason(self) -> str:
+        """Why the answer ended, in vLLM's words; empty where its replica has not told."""
+        return self._end.finish_reason if self._end else ""

@@ -21,6 +21,7 @@ from serve_apps.gateway.directory import Replica, ReplicaDirectory
 from serve_apps.gateway.events import EventFramer
 from serve_apps.gateway.headers import returned
 from serve_apps.gateway.metrics import GatewayMetrics
+from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.selection import Choice
 from serve_apps.replay.wire import RESUME_TYPE, Resume, pack
@@ -62,6 +63,7 @@ class Call:
     body: bytes
     deadline: float
     patience_s: float
+    notes: Notes
     strikes: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     fault: Answer | Refusal | None = None
@@ -148,6 +150,7 @@ class Upstream:
                 return call.fault or openai_errors.no_replica(model, version)
             if failure is not None:
                 self._metrics.retried(model, version, failure)
+                call.notes.retries += 1
             outcome = await self._attempt(call, replica)
             if not isinstance(outcome, Failure):
                 return outcome

@@ -2,14 +2,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from cluster.config import Settings
 from cluster.state import policies
 from cluster.state.database import Database, open_database
+from cluster.storage import Storage
 from cluster.traffic import TrafficPolicy
+from serve_apps.access_log.log import AccessLog
+from serve_apps.access_log.query import AccessLogs, Wanted
+from serve_apps.access_log.spool import spool_dir
 from serve_apps.gateway.app import build_app
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.policies import PolicyCache
@@ -43,11 +49,13 @@ class Stack:
 
     loop: LoopThread
     database: Database
+    settings: Settings
     directory: TableDirectory = field(default_factory=TableDirectory)
     engines: list[Engine] = field(default_factory=list)
     clients: list[openai.OpenAI] = field(default_factory=list)
     url: str = ""
     cache: PolicyCache | None = None
+    server: UvicornThread | None = None
 
     def engine(self, version: str, behaviour: Behaviour | None = None) -> Engine:
         """Start one more replica of a version of the model `m`."""
@@ -85,26 +93,42 @@ class Stack:
                 total += float(line.rsplit(" ", 1)[1])
         return total
 
+    def rows(self, count: int) -> list[dict[str, Any]]:
+        """The access log, once it has as many rows; latest first."""
+        logs = AccessLogs(Storage(self.settings.root), spool_dir(self.settings))
+        found: list[dict[str, Any]] = []
+
+        def complete() -> bool:
+            found[:] = logs.newest(Wanted(), count + 1).to_pylist()
+            return len(found) >= count
+
+        eventually(complete, f"{count} rows are in the log")
+        assert len(found) == count
+        return found
+
 
 @pytest.fixture
-def launch(loop_thread, database) -> Iterator[Callable[..., Stack]]:
+def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
     """Start a gateway; keywords are GatewayConfig's."""
-    running: list[tuple[Stack, UvicornThread]] = []
+    running: list[Stack] = []
 
     def start(**settings) -> Stack:
-        config = GatewayConfig(**{"model": "m", "replica_wait_s": 0.3} | settings)
-        stack = Stack(loop_thread, database)
+        defaults = {"model": "m", "replica_wait_s": 0.3, "access_log": {"flush_s": 0.02}}
+        config = GatewayConfig(**defaults | settings)
+        home = Settings(home=tmp_path, root=str(tmp_path), state_url=f"sqlite:///{tmp_path}/linnet.db")
+        stack = Stack(loop_thread, database, home)
         stack.cache = PolicyCache(database, config.models, interval_s=0.02)
-        server = UvicornThread(build_app(config, stack.directory, stack.cache))
-        stack.url = server.url
-        running.append((stack, server))
+        log = AccessLog(config.access_log, home) if config.access_log.enabled else None
+        stack.server = UvicornThread(build_app(config, stack.directory, stack.cache, access_log=log))
+        stack.url = stack.server.url
+        running.append(stack)
         return stack
 
     yield start
-    for stack, server in running:
+    for stack in running:
         for client in stack.clients:
             client.close()
-        server.stop()
+        stack.server.stop()
         for engine in stack.engines:
             engine.stop()
 
