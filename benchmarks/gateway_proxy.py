@@ -84,9 +84,11 @@ def run_upstream(ready: Connection) -> None:
 
 def run_gateway(ready: Connection, upstream: str, home: str) -> None:
     """Body of the gateway's process: two versions, a tenth of the keys to the second."""
+    from cluster.config import Settings
     from cluster.state import policies
     from cluster.state.database import open_database
     from cluster.traffic import TrafficPolicy
+    from serve_apps.access_log.log import AccessLog
     from serve_apps.gateway.app import build_app
     from serve_apps.gateway.config import GatewayConfig
     from serve_apps.gateway.policies import PolicyCache
@@ -95,7 +97,9 @@ def run_gateway(ready: Connection, upstream: str, home: str) -> None:
     with database.transaction() as session:
         policies.put(session, TrafficPolicy(model=MODEL, revision=1, stable="v1", candidate="v2", weight=10))
     config = GatewayConfig(model=MODEL)
-    _serve(build_app(config, _FixedDirectory(upstream), PolicyCache(database, config.models)), ready)
+    log = AccessLog(config.access_log, Settings(home=Path(home), root=home, state_url="sqlite://"))
+    cache = PolicyCache(database, config.models)
+    _serve(build_app(config, _FixedDirectory(upstream), cache, access_log=log), ready)
 
 
 class _FixedDirectory:
