@@ -42,7 +42,7 @@ _answer = msgspec.json.Decoder(_Answer)
 
 
 class AnswerText:
-    """Collects the text of an answer up to about `limit` bytes; what is no text is passed over."""
+    """Collects the first `limit` characters of an answer's text; what is no text is passed over."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
@@ -61,8 +61,9 @@ class AnswerText:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
         for index, text in _texts(decoded):
-            self._parts.setdefault(index, []).append(text)
-            self._left -= len(text)
+            kept = text[: self._left]
+            self._parts.setdefault(index, []).append(kept)
+            self._left -= len(kept)
 
     def value(self) -> str:
         """The text so far; several choices are parted by a newline."""

@@ -52,7 +52,10 @@ def test_no_more_is_collected_than_was_asked_for():
     text = AnswerText(10)
     for _ in range(1000):
         text.add_events(event({"choices": [{"text": "four"}]}))
-    assert text.value() == "four" * 3
+    assert text.value() == "fourfourfo"
+    text = AnswerText(10)
+    text.add(json.dumps({"choices": [{"index": n, "text": "sixsix"} for n in range(3)]}).encode())
+    assert text.value().split("\n")[:2] == ["sixsix", "sixs"]
 
 
 @given(st.binary())

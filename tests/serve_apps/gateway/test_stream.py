@@ -41,3 +41,21 @@ def test_a_sampled_stream_is_known_as_one():
     stream = Stream()
     stream.take(comment(Told(way=Way.PREFILL, sampled=True)) + ONE)
     assert stream.sampled
+
+
+def test_tokens_and_the_reason_are_as_told():
+    stream = Stream()
+    assert stream.told_tokens() is None
+    stream.take(comment(Told(steps=[[4]], way=Way.PREFILL)) + ONE)
+    stream.take(comment(Told(steps=[[5, 6], [7]], end=End("length"))) + TWO)
+    assert (stream.told_tokens(), stream.told_reason()) == (4, "length")
+    stream.take(comment(Told(way=Way.NONE)) + TWO)
+    assert stream.told_tokens() is None
+
+
+def test_the_last_events_are_there_without_the_comments():
+    stream = Stream()
+    for event in (ONE, TWO, TWO, DONE):
+        stream.take(comment(Told(steps=[[4]])) + event)
+        stream.take(comment(Told(steps=[[5]])))
+    assert stream.last_events() == TWO + TWO + DONE
