@@ -1,4 +1,4 @@
-"""`linnet serve`: endpoints and replicas, as the state database knows them."""
+"""`linnet serve`: endpoints, replicas and API keys, as the state database knows them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from cluster.cli.output import JsonFlag, RootOption
 from cluster.config import Settings
 from cluster.errors import NotFoundError, did_you_mean, one_of
 from cluster.state.database import open_database
+from serve_apps import keys_cli
 
 if TYPE_CHECKING:
     from serve_apps.access_log.query import AccessLogs, Wanted
     from serve_apps.endpoints import Endpoint
 
 app = output.new_app(
-    "See endpoints, replicas and who serves what. Deploying is Ray's own: `serve deploy FILE`."
+    "See endpoints and replicas, hand out API keys. Deploying is Ray's own: `serve deploy FILE`."
 )
 
 _LOG_COLUMNS = [
@@ -38,12 +39,14 @@ _SUMMARY_COLUMNS = [
     ),
 ]
 
+app.add_typer(keys_cli.app, name="keys")
+
 ModelArgument = Annotated[str | None, typer.Argument(help="One model; all without it.")]
 
 
 @app.callback(invoke_without_command=True)
 def endpoints_by_default(context: typer.Context, as_json: JsonFlag = False, root: RootOption = None) -> None:
-    """See endpoints, replicas and who serves what. Deploying is Ray's own: `serve deploy FILE`."""
+    """See endpoints and replicas, hand out API keys. Deploying is Ray's own: `serve deploy FILE`."""
     if context.invoked_subcommand is None:
         list_endpoints(as_json=as_json, root=root)
 

@@ -13,7 +13,7 @@ SUMMARIES = {
     "models": "import, list, show, verify, alias and remove versions in the model store",
     "data": "prepare and inspect training data",
     "train": "run, list, show, follow and cancel fine-tuning runs",
-    "serve": "see endpoints, replicas and who serves what",
+    "serve": "see endpoints, replicas and who serves what; hand out API keys",
     "rollout": "start a candidate, set its weight, promote it, roll it back",
     "doctor": "check this machine and say how to mend what is wrong",
     "up": "start a Ray cluster on this machine",

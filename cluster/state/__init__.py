@@ -1,1 +1,1 @@
-"""Durable state in SQL: aliases, policies, rollouts, decisions, runs, replicas and events."""
+"""Durable state in SQL: aliases, policies, rollouts, decisions, runs, replicas, API keys and events."""

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from cluster.errors import StorageError
 
-HEAD = "0001"
+HEAD = "0002"
 
 
 class Database:
