@@ -9,6 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from serve_apps.access_log.log import AccessLog
 from serve_apps.gateway import headers, openai_errors
+from serve_apps.gateway.access import Access
+from serve_apps.gateway.admission import Admission
 from serve_apps.gateway.asgi import (
     RawHeaders,
     Receive,
@@ -22,7 +24,9 @@ from serve_apps.gateway.asgi import (
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.directory import ReplicaDirectory
 from serve_apps.gateway.exchange import Exchange, Parts
+from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.metrics import GatewayMetrics
+from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.routes import PROXIED
 from serve_apps.gateway.upstream import Upstream
@@ -36,16 +40,34 @@ def build_app(
     policies: PolicyCache,
     *,
     access_log: AccessLog | None = None,
+    keys: KeyCache | None = None,
     sends_request_id: bool = True,
 ) -> Gateway:
-    """The ASGI application; it starts `policies` and `access_log` with its lifespan or its first request.
+    """The ASGI application; it starts what it is given with its lifespan or its first request.
 
+    `keys` is needed unless `auth` is `none`.
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
     metrics = GatewayMetrics()
     upstream = Upstream(config, directory, metrics)
-    return Gateway(Parts(config, directory, policies, metrics, upstream, sends_request_id, access_log))
+    access = Access(config, keys)
+    admission = Admission(config, directory, metrics)
+    followers = (policies, keys) if keys is not None else (policies,)
+    return Gateway(
+        Parts(
+            config,
+            directory,
+            policies,
+            metrics,
+            upstream,
+            access,
+            admission,
+            followers,
+            access_log,
+            sends_request_id,
+        )
+    )
 
 
 class Gateway:
@@ -54,7 +76,7 @@ class Gateway:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._created = int(time.time())
-        self._own: dict[str, Callable[[Send, RawHeaders], Awaitable[None]]] = {
+        self._own: dict[str, Callable[[RawHeaders, Send, RawHeaders], Awaitable[None]]] = {
             "/v1/models": self._list_models,
             "/healthz": self._say_alive,
             "/readyz": self._say_ready,
@@ -85,7 +107,7 @@ class Gateway:
             return
         identity = self._parts.identity(headers.request_id(scope["headers"]))
         if path in self._own and method in ("GET", "HEAD"):
-            await self._own[path](send, identity)
+            await self._own[path](scope["headers"], send, identity)
         elif path in PROXIED or path in self._own:
             allowed = "POST" if path in PROXIED else "GET"
             await send_refusal(send, openai_errors.method_not_allowed(method, path, allowed), identity)
@@ -93,10 +115,14 @@ class Gateway:
             known = (*PROXIED, *self._own)
             await send_refusal(send, openai_errors.no_such_route(method, path, known), identity)
 
-    async def _list_models(self, send: Send, extra: RawHeaders) -> None:
+    async def _list_models(self, asked: RawHeaders, send: Send, extra: RawHeaders) -> None:
+        caller = self._parts.access.identify(asked)
+        if isinstance(caller, Refusal):
+            await self._refuse(caller, send, extra)
+            return
         names = [
             name
-            for model in self._parts.config.models
+            for model in caller.usable(self._parts.config.models)
             for name in (model, *(f"{model}:{v}" for v in self._parts.directory.versions(model)))
         ]
         cards = [
@@ -104,23 +130,32 @@ class Gateway:
         ]
         await send_json(send, {"object": "list", "data": cards}, extra)
 
-    async def _say_alive(self, send: Send, extra: RawHeaders) -> None:
+    async def _say_alive(self, _asked: RawHeaders, send: Send, extra: RawHeaders) -> None:
         await send_json(send, {"status": "ok"}, extra)
 
-    async def _say_ready(self, send: Send, extra: RawHeaders) -> None:
+    async def _say_ready(self, _asked: RawHeaders, send: Send, extra: RawHeaders) -> None:
         missing = self._missing()
         if missing:
             await send_refusal(send, openai_errors.not_ready(missing), extra)
         else:
             await send_json(send, {"status": "ready"}, extra)
 
-    async def _show_metrics(self, send: Send, extra: RawHeaders) -> None:
+    async def _show_metrics(self, asked: RawHeaders, send: Send, extra: RawHeaders) -> None:
+        if refusal := self._parts.access.check_admin(asked):
+            await self._refuse(refusal, send, extra)
+            return
         typed = [(b"content-type", CONTENT_TYPE_LATEST.encode()), *extra]
         await send_whole(send, 200, typed, self._parts.metrics.text())
+
+    async def _refuse(self, refusal: Refusal, send: Send, extra: RawHeaders) -> None:
+        self._parts.metrics.refused(refusal.code)
+        await send_refusal(send, refusal, extra)
 
     def _missing(self) -> list[str]:
         if not self._parts.directory.ready():
             return ["nothing was heard from the cluster yet"]
+        if not self._parts.access.ready():
+            return ["the API keys were not read yet"]
         return [reason for model in self._parts.config.models if (reason := self._missing_of(model))]
 
     def _missing_of(self, model: str) -> str:

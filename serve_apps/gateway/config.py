@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Self
 
 from pydantic import Field, PositiveFloat, model_validator
@@ -11,13 +12,31 @@ from cluster.refs import AliasRef, parse_ref
 from serve_apps.access_log.config import AccessLogConfig
 
 
+class Auth(StrEnum):
+    """Who needs an API key."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+class AdminPaths(StrEnum):
+    """Who may read `/metrics` where there are API keys."""
+
+    ADMIN_KEY = "admin_key"
+    PUBLIC = "public"
+
+
 class GatewayConfig(StrictModel):
     """Give `model` or `models`, not both; `models` holds the names either way.
 
     `max_body_bytes`: larger request bodies are refused with 413. `connect_timeout_s`: to reach
-    a replica. `request_timeout_s`: from choosing a version to the last byte of the answer.
+    a replica. `request_timeout_s`: from being let in to the last byte of the answer.
     `replica_wait_s`: how long a request may wait for a replica of its version before 503.
     `access_log`: how requests are logged.
+    `max_in_flight`: requests that this gateway answers at a time; `max_in_flight_per_replica`:
+    the same for each running replica of a version. `max_queue`: how many may wait to be let in,
+    for each version; `queue_wait_s`: how long, before 429.
     """
 
     model: str | None = None
@@ -27,6 +46,12 @@ class GatewayConfig(StrictModel):
     request_timeout_s: PositiveFloat = 600.0
     replica_wait_s: float = Field(default=5.0, ge=0.0)
     access_log: AccessLogConfig = AccessLogConfig()
+    auth: Auth = Auth.NONE
+    admin_paths: AdminPaths = AdminPaths.ADMIN_KEY
+    max_in_flight: int = Field(default=4096, ge=1)
+    max_in_flight_per_replica: int = Field(default=256, ge=1)
+    max_queue: int = Field(default=1024, ge=0)
+    queue_wait_s: float = Field(default=5.0, ge=0.0)
 
     @model_validator(mode="before")
     @classmethod

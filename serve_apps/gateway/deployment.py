@@ -13,10 +13,12 @@ from cluster.errors import GateFailedError
 from cluster.state.database import open_database
 from serve_apps.access_log.log import AccessLog
 from serve_apps.gateway.app import GatewayConfig, build_app
+from serve_apps.gateway.config import Auth
+from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.serve_directory import ServeReplicaDirectory
 
-# The gateway only moves bytes; the engines behind it bound how much runs at once.
+# `max_in_flight` and `max_queue` bound what runs and what waits, and answer what is beyond them.
 _MAX_ONGOING_REQUESTS = 10_000
 
 
@@ -27,17 +29,22 @@ class Gateway:
         self._config = config
         self._directory = ServeReplicaDirectory()
         settings = Settings.load()
-        self._policies = PolicyCache(open_database(settings.state_url), config.models)
+        database = open_database(settings.state_url)
+        self._policies = PolicyCache(database, config.models)
+        self._keys = KeyCache(database) if config.auth is not Auth.NONE else None
         self._log = AccessLog(config.access_log, settings) if config.access_log.enabled else None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start listening to the controller and to the policy, then build the app."""
         self._directory.start(asyncio.get_running_loop())
         await self._policies.start()
-        if self._log is not None:
-            self._log.start()
         return build_app(
-            self._config, self._directory, self._policies, access_log=self._log, sends_request_id=False
+            self._config,
+            self._directory,
+            self._policies,
+            access_log=self._log,
+            keys=self._keys,
+            sends_request_id=False,
         )
 
     def check_health(self) -> None:
@@ -49,6 +56,8 @@ class Gateway:
         """Serve's hook at the end of a graceful stop."""
         self._directory.stop()
         await self._policies.stop()
+        if self._keys is not None:
+            await self._keys.stop()
         if self._log is not None:
             await asyncio.to_thread(self._log.stop)
 

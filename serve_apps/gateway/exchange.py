@@ -8,7 +8,9 @@ import time
 from dataclasses import dataclass
 
 from serve_apps.access_log.log import AccessLog
-from serve_apps.gateway import headers, openai_errors, selection
+from serve_apps.gateway import headers, openai_errors, selection, tokens
+from serve_apps.gateway.access import ANONYMOUS, Access
+from serve_apps.gateway.admission import Admission
 from serve_apps.gateway.asgi import (
     HangUp,
     RawHeaders,
@@ -22,6 +24,8 @@ from serve_apps.gateway.asgi import (
 )
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.directory import ReplicaDirectory
+from serve_apps.gateway.following import Follower
+from serve_apps.gateway.limits import Ticket
 from serve_apps.gateway.metrics import NONE, GatewayMetrics
 from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
@@ -46,19 +50,24 @@ class Parts:
     policies: PolicyCache
     metrics: GatewayMetrics
     upstream: Upstream
-    sends_request_id: bool
+    access: Access
+    admission: Admission
+    followers: tuple[Follower, ...]
     access_log: AccessLog | None
+    sends_request_id: bool
 
     async def start(self) -> None:
-        """Follow the policies and write the log; a second call changes nothing."""
-        await self.policies.start()
+        """Follow the database and write the log; a second call changes nothing."""
+        for follower in self.followers:
+            await follower.start()
         if self.access_log is not None:
             self.access_log.start()
 
     async def stop(self) -> None:
         """Close what is open, and write what the log still holds."""
         await self.upstream.close()
-        await self.policies.stop()
+        for follower in self.followers:
+            await follower.stop()
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.stop)
 
@@ -81,6 +90,8 @@ class Exchange:
         self._request_id = headers.request_id(self._headers)
         text_bytes = parts.access_log.text_bytes() if parts.access_log else 0
         self._notes = Notes(self._headers, self._request_id, route, text_bytes)
+        self._caller = ANONYMOUS
+        self._lane = ""
         self._choice: Choice | None = None
         self._status = HUNG_UP
         self._begun = False
@@ -102,6 +113,21 @@ class Exchange:
             self._record(model, version, elapsed)
 
     async def _serve(self) -> None:
+        caller = self._parts.access.identify(self._headers)
+        if isinstance(caller, Refusal):
+            await self._refuse(caller)
+            return
+        self._caller = caller
+        ticket = caller.meter.enter()
+        if isinstance(ticket, Refusal):
+            await self._refuse(ticket)
+            return
+        try:
+            await self._take(ticket)
+        finally:
+            ticket.leave()
+
+    async def _take(self, ticket: Ticket) -> None:
         body = await read_body(self._scope, self._receive, self._parts.config.max_body_bytes)
         if isinstance(body, Refusal):
             await self._refuse(body)
@@ -109,31 +135,47 @@ class Exchange:
         if body is None:
             return
         self._notes.asked(body)
-        choice = self._choose(body)
+        choice = self._choose(body, ticket)
         if isinstance(choice, Refusal):
             await self._refuse(choice)
             return
         self._choice = choice
+        async with HangUp(self._receive) as hang_up:
+            await self._let_in(choice, body, ticket, hang_up)
+
+    async def _let_in(self, choice: Choice, body: bytes, ticket: Ticket, hang_up: HangUp) -> None:
+        slot = await self._parts.admission.enter(choice, self._lane)
+        if isinstance(slot, Refusal):
+            hang_up.ignore()
+            await self._refuse(slot)
+            return
         self._parts.metrics.began(choice.model, choice.version)
         try:
-            async with HangUp(self._receive) as hang_up:
-                await self._answer(choice, body, hang_up)
+            await self._answer(choice, body, ticket, hang_up)
         finally:
+            slot.leave()
             self._parts.metrics.ended(choice.model, choice.version)
 
-    def _choose(self, body: bytes) -> Choice | Refusal:
+    def _choose(self, body: bytes, ticket: Ticket) -> Choice | Refusal:
         ask = selection.parse_ask(body)
         if isinstance(ask, Refusal):
             return ask
-        return selection.select(
+        served = self._parts.config.models
+        if refusal := self._caller.check_model(ask.model, served):
+            return refusal
+        self._lane = self._caller.lane(selection.named_key(self._headers, ask.user))
+        choice = selection.select(
             ask,
             self._headers,
-            served=self._parts.config.models,
+            served=self._caller.usable(served),
             versions=self._parts.directory.versions,
             policy=self._parts.policies.get,
         )
+        if isinstance(choice, Refusal):
+            return choice
+        return ticket.reserve(lambda: tokens.estimate(self._route, body)) or choice
 
-    async def _answer(self, choice: Choice, body: bytes, hang_up: HangUp) -> None:
+    async def _answer(self, choice: Choice, body: bytes, ticket: Ticket, hang_up: HangUp) -> None:
         config = self._parts.config
         call = Call(
             choice=choice,
@@ -144,14 +186,22 @@ class Exchange:
             patience_s=config.replica_wait_s,
             notes=self._notes,
         )
+        ticket.begin()
         outcome = await self._parts.upstream.fetch(call)
         if isinstance(outcome, Refusal):
+            ticket.fail(outcome)
             hang_up.ignore()
             await self._refuse(outcome)
         elif outcome.streams:
-            await self._stream(outcome, call, hang_up)
+            ttft_s = time.perf_counter() - self._started
+            self._parts.metrics.first_event(choice.model, choice.version, ttft_s)
+            stream = self._notes.streams(ttft_s)
+            ticket.measure = lambda: stream.spent(tokens.of_prompt(body))
+            await self._stream(outcome, call, stream, hang_up)
         else:
-            await self._whole(outcome, choice, hang_up)
+            answer = outcome
+            ticket.measure = lambda: tokens.in_answer(answer.status, answer.first, body)
+            await self._whole(answer, choice, hang_up)
 
     async def _whole(self, answer: Answer, choice: Choice, hang_up: HangUp) -> None:
         try:
@@ -162,12 +212,10 @@ class Exchange:
         finally:
             answer.close()
 
-    async def _stream(self, answer: Answer, call: Call, hang_up: HangUp) -> None:
+    async def _stream(self, answer: Answer, call: Call, stream: Stream, hang_up: HangUp) -> None:
         choice, status = call.choice, answer.status
-        ttft_s = time.perf_counter() - self._started
-        self._parts.metrics.first_event(choice.model, choice.version, ttft_s)
         self._begun = True
-        stream, last = self._notes.streams(ttft_s), b""
+        last = b""
         await self._send(start_message(status, self._signed(answer.headers, choice)))
         while (broken_by := await self._pass_on(answer, stream, hang_up)) is not None:
             _log.warning("a stream of %s:%s broke: %r", choice.model, choice.version, broken_by)
@@ -225,6 +273,7 @@ class Exchange:
         self._begun = True
         self._status = refusal.status
         self._notes.error_code = refusal.code
+        self._parts.metrics.refused(refusal.code)
         await send_refusal(self._send, refusal, self._signed([], self._choice))
 
     def _record(self, model: str, version: str, elapsed: float) -> None:
@@ -234,4 +283,5 @@ class Exchange:
 
     def _signed(self, found: RawHeaders, choice: Choice | None) -> RawHeaders:
         version = [(b"x-linnet-version", choice.version.encode())] if choice else []
-        return [*found, *version, *self._parts.identity(self._request_id)]
+        limits = self._caller.meter.headers()
+        return [*found, *version, *limits, *self._parts.identity(self._request_id)]

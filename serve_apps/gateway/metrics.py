@@ -8,6 +8,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
+from serve_apps.gateway.openai_errors import REASONS
+
 NONE = "none"
 """Label value where a request named no model or version that is served."""
 
@@ -52,6 +54,15 @@ class GatewayMetrics:
         self._broken = Counter(
             "linnet_gateway_broken_streams", "Streams ended by an error.", both, registry=self.registry
         )
+        self._queued = Gauge(
+            "linnet_gateway_queued", "Requests waiting to be let in.", both, registry=self.registry
+        )
+        self._refused = Counter(
+            "linnet_gateway_refused",
+            "Requests turned away for want of a key, a right or room.",
+            ("reason",),
+            registry=self.registry,
+        )
         self._log_rows_dropped = Counter(
             "linnet_gateway_log_rows_dropped",
             "Rows of the access log that gave way to newer ones before they were written.",
@@ -92,6 +103,19 @@ class GatewayMetrics:
     def log_row_dropped(self) -> None:
         """A row of the access log is lost."""
         self._log_rows_dropped.inc()
+
+    def queued(self, model: str, version: str) -> None:
+        """A request waits to be let in."""
+        self._child(self._queued, model, version).inc()
+
+    def dequeued(self, model: str, version: str) -> None:
+        """The counterpart of `queued`."""
+        self._child(self._queued, model, version).dec()
+
+    def refused(self, code: str) -> None:
+        """A refusal was sent; those that have no reason of their own are not counted here."""
+        if (reason := REASONS.get(code)) is not None:
+            self._child(self._refused, reason).inc()
 
     def text(self) -> bytes:
         """Prometheus' text format."""

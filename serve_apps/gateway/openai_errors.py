@@ -11,12 +11,13 @@ from cluster.errors import did_you_mean, one_of
 
 _REQUEST = "invalid_request_error"
 _SERVER = "server_error"
+_RATE = "rate_limit_error"
 _SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer that the gateway gives itself; `retry_after_s` and `allow` become headers."""
+    """An answer that the gateway gives itself; what follows `param` becomes headers."""
 
     status: int
     message: str
@@ -25,6 +26,7 @@ class Refusal:
     param: str | None = None
     retry_after_s: float | None = None
     allow: str | None = None
+    www_authenticate: str | None = None
 
     def body(self) -> bytes:
         """The envelope `{"error": {"message", "type", "param", "code"}}`."""
@@ -42,6 +44,8 @@ class Refusal:
             found.append((b"retry-after", str(max(1, math.ceil(self.retry_after_s))).encode()))
         if self.allow is not None:
             found.append((b"allow", self.allow.encode()))
+        if self.www_authenticate is not None:
+            found.append((b"www-authenticate", self.www_authenticate.encode()))
         return found
 
 
@@ -105,6 +109,53 @@ def unknown_version(model: str, version: str, versions: Iterable[str]) -> Refusa
     return Refusal(404, message, _REQUEST, "version_not_found", "x-linnet-version")
 
 
+def no_api_key() -> Refusal:
+    """401 for a request without a key, where one is needed."""
+    message = "This endpoint needs an API key, in one header `Authorization: Bearer sk-linnet-…`."
+    return Refusal(401, message, _REQUEST, "invalid_api_key", www_authenticate="Bearer")
+
+
+def invalid_api_key() -> Refusal:
+    """401 for a key that does not hold; which of the three it is, is nobody's business."""
+    message = "The API key is unknown, revoked or expired."
+    return Refusal(401, message, _REQUEST, "invalid_api_key", www_authenticate="Bearer")
+
+
+def keys_unknown() -> Refusal:
+    """503 while the keys have not been read from the state database."""
+    message = "The API keys are not known yet."
+    return Refusal(503, message, _SERVER, "keys_unknown", retry_after_s=1.0)
+
+
+def model_not_allowed(allowed: Iterable[str]) -> Refusal:
+    """403 for a model that the key does not name; it does not tell whether there is such a model."""
+    message = f"The API key may not use this model. It may use: {one_of(allowed)}."
+    return Refusal(403, message, _REQUEST, "model_not_allowed", "model")
+
+
+def admin_required() -> Refusal:
+    """403 for an admin path."""
+    return Refusal(403, "This path needs an API key with admin rights.", _REQUEST, "admin_required")
+
+
+def rate_limited(what: str, per_minute: int, wait_s: float) -> Refusal:
+    """429 for a key that has used up its requests or tokens."""
+    message = f"The API key's limit of {per_minute} {what} a minute is reached."
+    return Refusal(429, message, _RATE, "rate_limit_exceeded", retry_after_s=wait_s)
+
+
+def too_many_at_once(limit: int, wait_s: float) -> Refusal:
+    """429 for a key that has as many requests under way as it may have."""
+    message = f"The API key's limit of {limit} requests at a time is reached."
+    return Refusal(429, message, _RATE, "rate_limit_exceeded", retry_after_s=wait_s)
+
+
+def overloaded(model: str, version: str) -> Refusal:
+    """429 when the replicas have all that they can take and the line is full, or the wait too long."""
+    message = f"{model}:{version} has more requests than it can answer now."
+    return Refusal(429, message, _RATE, "overloaded", retry_after_s=1.0)
+
+
 def no_policy(model: str) -> Refusal:
     """503 while it is not known which version is stable."""
     message = f"No version of `{model}` is stable yet."
@@ -150,6 +201,16 @@ def stream_broken(model: str, version: str) -> Refusal:
 def internal() -> Refusal:
     """500 for a fault of the gateway itself; the log has the traceback."""
     return Refusal(500, "The gateway failed on this request.", _SERVER, "internal_error")
+
+
+REASONS = {
+    "invalid_api_key": "unauthenticated",
+    "model_not_allowed": "forbidden",
+    "admin_required": "forbidden",
+    "rate_limit_exceeded": "rate_limited",
+    "overloaded": "overloaded",
+}
+"""Codes of refusals that are counted by themselves, with the label that they are counted under."""
 
 
 def _short(text: str) -> str:

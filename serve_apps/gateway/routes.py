@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from serve_apps.replay.wire import CONTINUED
 
-PROXIED = (*CONTINUED, "/v1/responses", "/v1/embeddings", "/tokenize", "/detokenize")
+GENERATING = (*CONTINUED, "/v1/responses")
+"""Whose answers are made of new tokens."""
+
+PROXIED = (*GENERATING, "/v1/embeddings", "/tokenize", "/detokenize")
 """Passed on to the same path of a replica; what a model cannot do, its replicas refuse."""
 
-__all__ = ["CONTINUED", "PROXIED"]
+__all__ = ["CONTINUED", "GENERATING", "PROXIED"]

@@ -77,7 +77,12 @@ def select(
 
 def split_key(headers: RawHeaders, user: str | None) -> str:
     """What the split hashes: x-linnet-key, else `user`, else the API key, else something random."""
-    return _text(_first(headers, KEY_HEADER)) or user or bearer(headers) or secrets.token_hex(16)
+    return named_key(headers, user) or bearer(headers) or secrets.token_hex(16)
+
+
+def named_key(headers: RawHeaders, user: str | None) -> str:
+    """The name that a caller gives for whoever asks: x-linnet-key, else `user`, else empty."""
+    return _text(_first(headers, KEY_HEADER)) or user or ""
 
 
 def bearer(headers: RawHeaders) -> str:

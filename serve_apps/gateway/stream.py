@@ -6,6 +6,7 @@ import re
 from collections import deque
 
 from serve_apps.gateway.answer_text import AnswerText
+from serve_apps.gateway.tokens import in_events
 from serve_apps.replay.wire import End, Resume, Way, part
 
 DONE = b"data: [DONE]\n\n"
@@ -34,6 +35,7 @@ class Stream:
         self._end: End | None = None
         self._passed = 0
         self._created: int | None = None
+        self._usage: int | None = None
 
     def take(self, ready: bytes) -> bytes:
         """Whole events as a replica sent them; returns those that are for the caller."""
@@ -51,7 +53,13 @@ class Stream:
                 self._created = int(found[1])
             if self._text is not None:
                 self._text.add_events(events)
+            if b'"usage"' in events:
+                self._usage = in_events(events) or self._usage
         return events
+
+    def spent(self, prompt: int) -> int:
+        """Tokens so far: the stream's own `usage`, else `prompt` and what it has told, else shown."""
+        return self._usage or prompt + (sum(map(len, self._steps)) or self._passed)
 
     def resume(self) -> Resume | None:
         """What another replica needs to go on; None where it cannot."""

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import httpx
 import openai
 import pytest
 
 from cluster.config import Settings
-from cluster.state import policies
+from cluster.keys import Grant, new_secret
+from cluster.state import keys, policies
 from cluster.state.database import Database, open_database
 from cluster.storage import Storage
 from cluster.traffic import TrafficPolicy
@@ -17,7 +21,8 @@ from serve_apps.access_log.log import AccessLog
 from serve_apps.access_log.query import AccessLogs, Wanted
 from serve_apps.access_log.spool import spool_dir
 from serve_apps.gateway.app import build_app
-from serve_apps.gateway.config import GatewayConfig
+from serve_apps.gateway.config import Auth, GatewayConfig
+from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
 from tests.serve_apps.gateway.servers import (
     Behaviour,
@@ -56,6 +61,7 @@ class Stack:
     url: str = ""
     cache: PolicyCache | None = None
     server: UvicornThread | None = None
+    keys: KeyCache | None = None
 
     def engine(self, version: str, behaviour: Behaviour | None = None) -> Engine:
         """Start one more replica of a version of the model `m`."""
@@ -65,6 +71,27 @@ class Stack:
         present = [replica.base_url for replica in self.directory.replicas("m", version)]
         self.directory.put("m", version, *present, engine.base_url)
         return engine
+
+    def held_engine(self, version: str) -> tuple[Engine, asyncio.Event]:
+        """An engine that answers nobody before the event is set, in the loop thread."""
+        release = asyncio.Event()
+
+        async def hold(request, body):
+            await release.wait()
+            return await engine._answer(request, body)
+
+        engine = self.engine(version, hold)
+        return engine, release
+
+    async def post(self, secret: str = "any", **body: object) -> int:
+        """One request from the loop thread; returns the status."""
+        url, headers = f"{self.url}/v1/chat/completions", {"authorization": f"Bearer {secret}"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json={"model": "m"} | body, headers=headers) as answer,
+        ):
+            await answer.read()
+            return answer.status
 
     def policy(self, stable: str = "v1", candidate: str | None = None, weight: float = 0.0) -> None:
         """Store the next policy and wait until the gateway routes by it."""
@@ -79,6 +106,18 @@ class Stack:
             cache = self.cache
             eventually(lambda: cache.get("m") == new, "the gateway knows the policy")
 
+    def key(self, name: str, **granted) -> str:
+        """Make a key and wait until the gateway knows it; returns its secret."""
+        secret, cache = new_secret(), self.keys
+        with self.database.transaction() as session:
+            keys.add(session, Grant(name=name, **granted), secret)
+        eventually(lambda: cache.get(secret.encode(), time.time()), "the gateway knows the key")
+        return secret
+
+    def revoke(self, name: str) -> None:
+        with self.database.transaction() as session:
+            keys.revoke(session, keys.find(session, name).id, reason="test")
+
     def client(self, **options) -> openai.OpenAI:
         defaults = {"base_url": f"{self.url}/v1", "api_key": "secret", "max_retries": 0, "timeout": 20}
         client = openai.OpenAI(**defaults | options)
@@ -86,9 +125,9 @@ class Stack:
         return client
 
     def metric(self, name: str, **labels: str) -> float:
-        """A sample of /metrics, summed over the labels that are not given."""
+        """A sample of /metrics, summed over the labels that are not given; the path must be public."""
         total = 0.0
-        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+        for line in httpx.get(f"{self.url}/metrics").raise_for_status().text.splitlines():
             if line.startswith(name + "{") and all(f'{k}="{v}"' in line for k, v in labels.items()):
                 total += float(line.rsplit(" ", 1)[1])
         return total
@@ -119,7 +158,10 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
         stack = Stack(loop_thread, database, home)
         stack.cache = PolicyCache(database, config.models, interval_s=0.02)
         log = AccessLog(config.access_log, home) if config.access_log.enabled else None
-        stack.server = UvicornThread(build_app(config, stack.directory, stack.cache, access_log=log))
+        if config.auth is not Auth.NONE:
+            stack.keys = KeyCache(database, interval_s=0.02)
+        app = build_app(config, stack.directory, stack.cache, access_log=log, keys=stack.keys)
+        stack.server = UvicornThread(app)
         stack.url = stack.server.url
         running.append(stack)
         return stack

@@ -30,6 +30,16 @@ def eventually(holds: Callable[[], Any], what: str) -> None:
         time.sleep(0.01)
 
 
+@dataclass
+class Clock:
+    """A clock that a test sets."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class LoopThread:
     """An event loop in a thread."""
 
@@ -113,7 +123,7 @@ class Engine:
             self.gone.set()
             raise
 
-    async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, body: dict[str, Any], **extra: Any) -> web.StreamResponse:
         if body.get("stream"):
             response = await begin_stream(request)
             for text in ("Hello", " from ", self.version):
@@ -124,7 +134,7 @@ class Engine:
         choice = {"index": 0, "message": message, "text": message["content"], "finish_reason": "stop"}
         kind = "chat.completion" if "chat" in request.path else "text_completion"
         return web.json_response(
-            {"id": "c", "object": kind, "created": 1, "model": self.version, "choices": [choice]},
+            {"id": "c", "object": kind, "created": 1, "model": self.version, "choices": [choice], **extra},
             headers={"X-Request-Id": "from-the-engine", "X-Engine": "yes", "Server": "engine"},
         )
 

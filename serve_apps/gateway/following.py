@@ -1,0 +1,61 @@
+"""Following the state database from an event loop without holding the loop up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from cluster.errors import LinnetError
+from cluster.state.database import Database
+
+_log = logging.getLogger(__name__)
+
+
+class Follower(ABC):
+    """Reads a snapshot again and again, in a thread; an error is logged once, and what is known stays."""
+
+    what: str
+    """For the log: `the … are stale`."""
+
+    def __init__(self, database: Database, interval_s: float) -> None:
+        self._database = database
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+        self._failing = False
+
+    async def start(self) -> None:
+        """Begin in the running event loop; a second call changes nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._follow(), name=f"linnet-{self.what}")
+
+    async def stop(self) -> None:
+        """Follow no longer; what is known stays readable."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    @abstractmethod
+    def _read(self, session: Session) -> None:
+        """Take over what the database holds; called in a thread."""
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.to_thread(self._refresh)
+            await asyncio.sleep(self._interval_s)
+
+    def _refresh(self) -> None:
+        try:
+            with self._database.snapshot() as session:
+                self._read(session)
+        # ValueError: a row that no longer fits its model is as good as no answer.
+        except (LinnetError, SQLAlchemyError, OSError, ValueError) as error:
+            if not self._failing:
+                _log.warning("the %s are stale: %s", self.what, error)
+            self._failing = True
+            return
+        self._failing = False
