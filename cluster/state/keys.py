@@ -14,6 +14,9 @@ from cluster.state import events
 from cluster.state.tables import KeyRow, utc_now
 
 
+_UNREVOKED = select(KeyRow).where(KeyRow.revoked_at.is_(None)).order_by(KeyRow.id)
+
+
 def everything(session: Session) -> list[KeyRow]:
     """All keys, revoked and expired ones too, oldest first."""
     return list(session.scalars(select(KeyRow).order_by(KeyRow.id)))
@@ -21,8 +24,7 @@ def everything(session: Session) -> list[KeyRow]:
 
 def valid(session: Session) -> list[ApiKey]:
     """Keys that were not revoked. Expired ones are among them: that depends on the moment of use."""
-    rows = session.scalars(select(KeyRow).where(KeyRow.revoked_at.is_(None)).order_by(KeyRow.id))
-    return [_record(row) for row in rows]
+    return [_record(row) for row in session.scalars(_UNREVOKED)]
 
 
 def mark(session: Session) -> tuple[int, ...]:
@@ -66,7 +68,7 @@ def add(session: Session, grant: Grant, secret: str, actor: str | None = None) -
 
 def require_free(session: Session, name: str) -> None:
     """Raise ConflictError when a key that is not revoked has the name."""
-    if any(row.name == name for row in _unrevoked(session)):
+    if session.scalar(_UNREVOKED.where(KeyRow.name == name)) is not None:
         raise _taken(name)
 
 
@@ -75,7 +77,7 @@ def find(session: Session, wanted: str) -> KeyRow:
 
     Raises NotFoundError, or ConflictError for a prefix that two keys share and for a revoked key.
     """
-    rows, start = _unrevoked(session), _start(wanted)
+    rows, start = session.scalars(_UNREVOKED).all(), _start(wanted)
     found = [row for row in rows if row.name == wanted] or [row for row in rows if row.prefix == start]
     if not found:
         raise _not_found(session, wanted, rows)
@@ -122,10 +124,6 @@ def grant_of(row: KeyRow) -> Grant:
 
 def _record(row: KeyRow) -> ApiKey:
     return ApiKey(id=row.id, digest=bytes.fromhex(row.digest), grant=grant_of(row))
-
-
-def _unrevoked(session: Session) -> Sequence[KeyRow]:
-    return session.scalars(select(KeyRow).where(KeyRow.revoked_at.is_(None))).all()
 
 
 def _start(wanted: str) -> str:

@@ -13,6 +13,10 @@ from serve_apps.gateway.openai_errors import Refusal
 
 RawHeaders = list[tuple[bytes, bytes]]
 
+_HEADERS = {
+    what: tuple(f"x-ratelimit-{name}-{what}".encode() for name in ("limit", "remaining", "reset"))
+    for what in ("requests", "tokens")
+}
 _MINUTE_S = 60.0
 _TIMED_OUT = 504
 # A request that is under way may end at any time; there is nothing better to tell.
@@ -48,13 +52,13 @@ class Bucket:
 
     def headers(self, what: str, now: float) -> RawHeaders:
         """OpenAI's x-ratelimit headers."""
+        limit, remaining, reset = _HEADERS[what]
         reset_s = self.wait(self.per_minute, now)
-        told = {
-            "limit": str(self.per_minute),
-            "remaining": str(max(0, math.floor(self.level))),
-            "reset": duration(reset_s),
-        }
-        return [(f"x-ratelimit-{name}-{what}".encode(), value.encode()) for name, value in told.items()]
+        return [
+            (limit, b"%d" % self.per_minute),
+            (remaining, b"%d" % max(0, math.floor(self.level))),
+            (reset, duration(reset_s).encode()),
+        ]
 
     def _refill(self, now: float) -> None:
         gained = max(0.0, now - self.at) * self.per_minute / _MINUTE_S

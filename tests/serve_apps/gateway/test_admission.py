@@ -183,6 +183,17 @@ async def test_who_leaves_while_waiting_leaves_the_line():
 
 
 @scenario
+async def test_who_leaves_while_waiting_makes_room_in_the_line():
+    world = World(max_queue=1)
+    await world.ask("holder")
+    for _ in range(3):
+        gone = await world.ask("gone")
+        assert not gone.done()
+        gone.cancel()
+        await settled()
+
+
+@scenario
 async def test_who_leaves_in_the_moment_of_being_let_in_frees_the_slot():
     world = World()
     holder = await world.ask("holder")

@@ -229,6 +229,20 @@ def test_tokens_are_counted_from_usage(launch, stream):
         ask(stack, secret, max_tokens=9000)
 
 
+def test_hanging_up_early_does_not_make_an_answer_free(launch, loop_thread):
+    stack = launch(auth="required", admin_paths="public")
+    engine, _hold = stack.held_engine("v1")
+    stack.policy()
+    secret = stack.key("ada", limits=Limits(tokens_per_minute=10_000))
+    asked = loop_thread.submit(stack.post(secret, max_tokens=6000))
+    eventually(lambda: engine.requests, "a replica works on it")
+    asked.cancel()
+    assert engine.gone.wait(20)
+    hung_up = {"name": "linnet_gateway_requests_total", "status": "499"}
+    eventually(lambda: stack.metric(**hung_up) == 1, "the gateway has noticed")
+    assert 3900 <= remaining_tokens(stack, secret) < 6000
+
+
 def test_one_key_may_have_so_many_requests_under_way(launch, loop_thread):
     stack = launch(auth="required", admin_paths="public")
     engine, hold = stack.held_engine("v1")
