@@ -17,13 +17,17 @@ from cluster import extensions, head
 from cluster.cli.main import SUMMARIES
 from cluster.config import Settings, StrictModel, validate
 from cluster.errors import ExitCode
+from cluster.keys import Limits
 from cluster.recovery.classes import FailureClass
 from cluster.recovery.situation import Strategy
 from cluster.refs import parse_version_ref
 from serve_apps.access_log import files
-from serve_apps.gateway.config import GatewayConfig
+from serve_apps.gateway.config import Auth, GatewayConfig
+from serve_apps.gateway.limits import Meter
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.observation import Observation
+from serve_apps.gateway.openai_errors import REASONS
+from serve_apps.gateway.tokens import ASSUMED_ANSWER
 from serve_apps.rollout.states import Phase, Reason
 from serve_apps.version_args import VersionArgs, route_prefix
 from tests.support.markdown import CHECKOUT, Block, anchors, blocks, code, links, pages, tables
@@ -42,13 +46,12 @@ def linnet_lines(block: Block) -> list[str]:
 
 def parse(line: str) -> None:
     """Parse a command line as `linnet` would, without running it."""
-    _, noun, *arguments = shlex.split(line, comments=True)
+    _, noun, *rest = shlex.split(line, comments=True)
     command = typer.main.get_command(extensions.load(extensions.NOUNS, noun))
-    context = command.make_context(f"linnet {noun}", list(arguments))
-    if hasattr(command, "commands") and context.args + context._protected_args:
-        rest = [*context._protected_args, *context.args]
-        name, verb, remaining = command.resolve_command(context, rest)
-        verb.make_context(name, remaining, parent=context)
+    context = command.make_context(f"linnet {noun}", rest)
+    while hasattr(command, "commands") and (rest := [*context._protected_args, *context.args]):
+        name, command, remaining = command.resolve_command(context, rest)
+        context = command.make_context(name, remaining, parent=context)
 
 
 @pytest.mark.parametrize("line", [line for block in SHELL for line in linnet_lines(block)])
@@ -62,11 +65,12 @@ def test_each_linnet_command_parses(line):
         "linnet models lst",
         "linnet train run FILE --epochs 3",
         "linnet rollout start smollm2:v2",
+        "linnet serve keys create ada --request-per-minute 5",
         "linnet shop",
     ],
 )
 def test_a_wrong_command_would_not_parse(line):
-    with pytest.raises(Exception, match=r"lst|epochs|weight|shop"):
+    with pytest.raises(Exception, match=r"lst|epochs|weight|shop|request-per"):
         parse(line)
 
 
@@ -204,6 +208,8 @@ def test_every_key_that_people_write_has_its_table():
         "serve_apps.gateway.config:GatewayConfig",
         "serve_apps.access_log.config:AccessLogConfig",
         "cluster.manifest:VersionManifest",
+        "cluster.keys:Grant",
+        "cluster.keys:Limits",
     }
 
 
@@ -260,6 +266,26 @@ def test_the_table_of_metrics_is_complete():
 def test_the_table_of_the_access_logs_columns_is_complete():
     names = [code(row[0])[0] for row in only_table("serving.md", "access-log-columns")]
     assert names == list(Observation.__struct_fields__) == files.SCHEMA.names
+
+
+def test_the_tables_of_auth_and_of_refusals_are_complete():
+    listed = {code(value)[0] for value, _ in only_table("serving.md", "auth")}
+    assert listed == {member.value for member in Auth}
+    rows = only_table("serving.md", "refusal-reasons")
+    assert {name: code(reason)[0] for reason, names in rows for name in code(names)} == REASONS
+
+
+def test_the_page_on_limits_names_the_numbers_of_the_code():
+    text = (DOCS / "serving.md").read_text()
+    assert f"or {ASSUMED_ANSWER:,} where it names no maximum" in text
+    headers = {
+        f"x-ratelimit-{name}-{what}"
+        for name in ("limit", "remaining", "reset")
+        for what in ("requests", "tokens")
+    }
+    assert set(re.findall(r"`(x-ratelimit-\w+-\w+)`", text)) == headers
+    limits = Limits(requests_per_minute=1, tokens_per_minute=1)
+    assert {name.decode() for name, _ in Meter(limits).headers()} == headers
 
 
 def test_the_table_of_phases_is_complete():

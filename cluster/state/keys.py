@@ -13,7 +13,6 @@ from cluster.keys import MARK, ApiKey, Grant, Limits, digest, prefix
 from cluster.state import events
 from cluster.state.tables import KeyRow, utc_now
 
-
 _UNREVOKED = select(KeyRow).where(KeyRow.revoked_at.is_(None)).order_by(KeyRow.id)
 
 

@@ -41,16 +41,17 @@ def build_app(
     *,
     access_log: AccessLog | None = None,
     keys: KeyCache | None = None,
+    replica_key: str | None = None,
     sends_request_id: bool = True,
 ) -> Gateway:
     """The ASGI application; it starts what it is given with its lifespan or its first request.
 
-    `keys` is needed unless `auth` is `none`.
+    `keys` is needed unless `auth` is `none`. `replica_key` is sent to replicas.
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
     metrics = GatewayMetrics()
-    upstream = Upstream(config, directory, metrics)
+    upstream = Upstream(config, directory, metrics, replica_key)
     access = Access(config, keys)
     admission = Admission(config, directory, metrics)
     followers = (policies, keys) if keys is not None else (policies,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from ray import serve
@@ -16,6 +17,7 @@ from serve_apps.gateway.app import GatewayConfig, build_app
 from serve_apps.gateway.config import Auth
 from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
+from serve_apps.gateway.replica_key import replica_key
 from serve_apps.gateway.serve_directory import ServeReplicaDirectory
 
 # `max_in_flight` and `max_queue` bound what runs and what waits, and answer what is beyond them.
@@ -27,6 +29,7 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
+        self._replica_key = replica_key(config.auth, os.environ)
         self._directory = ServeReplicaDirectory()
         settings = Settings.load()
         database = open_database(settings.state_url)
@@ -44,6 +47,7 @@ class Gateway:
             self._policies,
             access_log=self._log,
             keys=self._keys,
+            replica_key=self._replica_key,
             sends_request_id=False,
         )
 

@@ -127,8 +127,15 @@ class Answer:
 class Upstream:
     """Sends calls to the replicas of a version over kept-alive connections."""
 
-    def __init__(self, config: GatewayConfig, directory: ReplicaDirectory, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        directory: ReplicaDirectory,
+        metrics: GatewayMetrics,
+        replica_key: str | None = None,
+    ) -> None:
         self._config = config
+        self._own_headers = {"Authorization": f"Bearer {replica_key}"} if replica_key else {}
         self._directory = directory
         self._metrics = metrics
         self._balancer = Balancer()
@@ -227,6 +234,7 @@ class Upstream:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._own_headers,
                 auto_decompress=False,
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             )

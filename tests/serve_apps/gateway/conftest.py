@@ -151,7 +151,7 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
     """Start a gateway; keywords are GatewayConfig's."""
     running: list[Stack] = []
 
-    def start(**settings) -> Stack:
+    def start(replica_key: str | None = None, **settings) -> Stack:
         defaults = {"model": "m", "replica_wait_s": 0.3, "access_log": {"flush_s": 0.02}}
         config = GatewayConfig(**defaults | settings)
         home = Settings(home=tmp_path, root=str(tmp_path), state_url=f"sqlite:///{tmp_path}/linnet.db")
@@ -160,7 +160,14 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
         log = AccessLog(config.access_log, home) if config.access_log.enabled else None
         if config.auth is not Auth.NONE:
             stack.keys = KeyCache(database, interval_s=0.02)
-        app = build_app(config, stack.directory, stack.cache, access_log=log, keys=stack.keys)
+        app = build_app(
+            config,
+            stack.directory,
+            stack.cache,
+            access_log=log,
+            keys=stack.keys,
+            replica_key=replica_key,
+        )
         stack.server = UvicornThread(app)
         stack.url = stack.server.url
         running.append(stack)
