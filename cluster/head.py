@@ -80,6 +80,8 @@ def ensure_token() -> None:
 def environment(settings: Settings, auth_mode: str, temp_dir: str) -> dict[str, str]:
     """What Ray and everything that it starts inherit; what the caller has set wins over our defaults."""
     chosen = {**SERVE_ENVIRONMENT, **_scratch(temp_dir), **os.environ, "RAY_AUTH_MODE": auth_mode}
+    # Replicas listen on the endpoint's own port: with it, they answer to the gateway alone.
+    chosen.setdefault("VLLM_API_KEY", secrets.token_hex(32))
     chosen["LINNET_HOME"] = str(settings.home)
     chosen["LINNET_ROOT"] = settings.root
     chosen["LINNET_STATE_URL"] = settings.state_url

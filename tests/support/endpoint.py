@@ -103,11 +103,13 @@ class Endpoint:
         labels: Sequence[str],
         *,
         replicas: Mapping[str, int] | None = None,
+        gateway: Mapping[str, Any] | None = None,
         **engine_kwargs: dict[str, Any],
     ) -> None:
         """`serve deploy` a YAML with the gateway and these versions.
 
-        `v3={…}` sets its engine_kwargs; a version has one replica unless `replicas` says another number.
+        `v3={…}` sets its engine_kwargs; a version has one replica unless `replicas` says another number;
+        `gateway` adds to the gateway's args.
         """
         counts = replicas or {}
         port = int(self.url.rsplit(":", 1)[1])
@@ -116,7 +118,7 @@ class Endpoint:
                 "name": "gateway",
                 "import_path": "serve_apps.app:gateway",
                 "route_prefix": "/",
-                "args": {"models": [MODEL], "replica_wait_s": 20},
+                "args": {"models": [MODEL], "replica_wait_s": 20, **(gateway or {})},
             },
             *(self._version(label, engine_kwargs.get(label, {}), counts.get(label, 1)) for label in labels),
         ]
