@@ -85,6 +85,28 @@ def status(model: ModelArgument = None, as_json: JsonFlag = False, root: RootOpt
 
 
 @app.command()
+def receipts(model: ModelArgument = None, as_json: JsonFlag = False, root: RootOption = None) -> None:
+    """Receipts of lost replicas, the latest first: seconds of each part, and what became of requests."""
+    from cluster.state import losses
+    from serve_apps import endpoints
+    from serve_apps.losses.receipts import receipt
+
+    with open_database(Settings.load(root).state_url).snapshot() as session:
+        if model is not None:
+            _require_endpoint(model, endpoints.known_models(session))
+        found = [receipt(row) for row in losses.everything(session, model)]
+    output.emit_list(
+        [one.model_dump(mode="json" if as_json else "python") for one in found],
+        [
+            *("at", "model", "version", "signal", "detect_s", "isolate_s", "recover_s", "verify_s"),
+            *("total_s", "retried", "continued", "failed"),
+        ],
+        as_json=as_json,
+        empty="No replica was lost.",
+    )
+
+
+@app.command()
 def logs(
     model: ModelArgument = None,
     *,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from typing import Any
 
 from ray import serve
@@ -37,6 +38,7 @@ class VersionServer(LLMServer):
         self._store = await asyncio.to_thread(ModelStore.open)
         self._replica = serve.get_replica_context().replica_id.to_full_id_str()
         self._renewal: asyncio.Task[None] | None = None
+        began = time.monotonic()
         try:
             await self._report(ReplicaStatus.LOADING)
             directory = await asyncio.to_thread(self._store.local_dir, args.ref)
@@ -44,6 +46,7 @@ class VersionServer(LLMServer):
             await super().__init__(source, engine_cls=ray_llm.lean_engine_class())
             ray_llm.tell_tokens(self.engine)
             ray_llm.on_engine_exit(self.engine, _end_with_engine)
+            loaded = time.monotonic()
             await self._report(ReplicaStatus.PROVING)
             proven = await self._prove()
         except Exception as error:
@@ -51,7 +54,8 @@ class VersionServer(LLMServer):
             if self.engine is not None:
                 ray_llm.stop_engine(self.engine)
             raise
-        await self._report(ReplicaStatus.SERVING, {"proven": proven})
+        took = {"load_s": round(loaded - began, 2), "prove_s": round(time.monotonic() - loaded, 2)}
+        await self._report(ReplicaStatus.SERVING, {"proven": proven, **took})
         self._renewal = asyncio.create_task(self._renew())
 
     async def __serve_build_asgi_app__(self) -> Any:

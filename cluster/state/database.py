@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from cluster.errors import StorageError
 
-HEAD = "0002"
+HEAD = "0003"
 
 
 class Database:

@@ -133,6 +133,32 @@ class ReplicaRow(Base):
     seen_at: Mapped[datetime] = mapped_column(DateTime, default=utc_now)
 
 
+class LossRow(Base):
+    """One replica that was lost: killed, or ended by a fault of its own.
+
+    `heard_at` is its last sign of life, `detected_at` when a gateway could not reach it, or missed
+    it, `isolated_at` when Serve named it no longer. `recovered_at` is when `replaced_by` had proven
+    itself, which took it `prove_s` seconds after `load_s` of loading.
+    """
+
+    __tablename__ = "replica_losses"
+
+    replica: Mapped[str] = mapped_column(String(256), primary_key=True)
+    model: Mapped[str] = mapped_column(String(128), index=True)
+    version: Mapped[str] = mapped_column(String(128))
+    signal: Mapped[str] = mapped_column(String(32))
+    heard_at: Mapped[datetime] = mapped_column(DateTime)
+    detected_at: Mapped[datetime] = mapped_column(DateTime)
+    isolated_at: Mapped[datetime] = mapped_column(DateTime)
+    recovered_at: Mapped[datetime | None] = mapped_column(DateTime)
+    replaced_by: Mapped[str | None] = mapped_column(String(256))
+    load_s: Mapped[float | None] = mapped_column(Float)
+    prove_s: Mapped[float | None] = mapped_column(Float)
+    retried: Mapped[int] = mapped_column(Integer)
+    continued: Mapped[int] = mapped_column(Integer)
+    failed: Mapped[int] = mapped_column(Integer)
+
+
 class KeyRow(Base):
     """One API key; `digest` is the SHA-256 of its secret in hexadecimal. Rows are never deleted."""
 

@@ -30,6 +30,8 @@ from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.routes import PROXIED
 from serve_apps.gateway.upstream import Upstream
+from serve_apps.losses.recorder import LossRecorder
+from serve_apps.losses.watch import LossWatch
 
 __all__ = ["PROXIED", "Gateway", "GatewayConfig", "build_app"]
 
@@ -41,32 +43,33 @@ def build_app(
     *,
     access_log: AccessLog | None = None,
     keys: KeyCache | None = None,
+    losses: LossRecorder | None = None,
     replica_key: str | None = None,
     sends_request_id: bool = True,
 ) -> Gateway:
     """The ASGI application; it starts what it is given with its lifespan or its first request.
 
-    `keys` is needed unless `auth` is `none`. `replica_key` is sent to replicas.
+    `keys` is needed unless `auth` is `none`. `losses` writes receipts of lost replicas.
+    `replica_key` is sent to replicas.
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
     metrics = GatewayMetrics()
-    upstream = Upstream(config, directory, metrics, replica_key)
-    access = Access(config, keys)
-    admission = Admission(config, directory, metrics)
-    followers = (policies, keys) if keys is not None else (policies,)
+    watch = losses.watch if losses is not None else LossWatch()
+    followers = tuple(beat for beat in (policies, keys, losses) if beat is not None)
     return Gateway(
         Parts(
-            config,
-            directory,
-            policies,
-            metrics,
-            upstream,
-            access,
-            admission,
-            followers,
-            access_log,
-            sends_request_id,
+            config=config,
+            directory=directory,
+            policies=policies,
+            metrics=metrics,
+            upstream=Upstream(config, directory, metrics, watch, replica_key),
+            watch=watch,
+            access=Access(config, keys),
+            admission=Admission(config, directory, metrics),
+            followers=followers,
+            access_log=access_log,
+            sends_request_id=sends_request_id,
         )
     )
 

@@ -19,6 +19,8 @@ from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.replica_key import replica_key
 from serve_apps.gateway.serve_directory import ServeReplicaDirectory
+from serve_apps.losses.recorder import LossRecorder
+from serve_apps.losses.watch import LossWatch
 
 # `max_in_flight` and `max_queue` bound what runs and what waits, and answer what is beyond them.
 _MAX_ONGOING_REQUESTS = 10_000
@@ -35,6 +37,7 @@ class Gateway:
         database = open_database(settings.state_url)
         self._policies = PolicyCache(database, config.models)
         self._keys = KeyCache(database) if config.auth is not Auth.NONE else None
+        self._losses = LossRecorder(database, self._directory, LossWatch(), config.models)
         self._log = AccessLog(config.access_log, settings) if config.access_log.enabled else None
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -47,6 +50,7 @@ class Gateway:
             self._policies,
             access_log=self._log,
             keys=self._keys,
+            losses=self._losses,
             replica_key=self._replica_key,
             sends_request_id=False,
         )
@@ -60,6 +64,7 @@ class Gateway:
         """Serve's hook at the end of a graceful stop."""
         self._directory.stop()
         await self._policies.stop()
+        await self._losses.stop()
         if self._keys is not None:
             await self._keys.stop()
         if self._log is not None:

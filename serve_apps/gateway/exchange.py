@@ -24,7 +24,7 @@ from serve_apps.gateway.asgi import (
 )
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.directory import ReplicaDirectory
-from serve_apps.gateway.following import Follower
+from serve_apps.gateway.following import Beat
 from serve_apps.gateway.limits import Ticket
 from serve_apps.gateway.metrics import NONE, GatewayMetrics
 from serve_apps.gateway.observation import Notes
@@ -34,6 +34,7 @@ from serve_apps.gateway.routes import CONTINUED
 from serve_apps.gateway.selection import Choice
 from serve_apps.gateway.stream import MARK, Stream
 from serve_apps.gateway.upstream import Answer, Call, Upstream
+from serve_apps.losses.watch import LossWatch
 
 HUNG_UP = 499
 """The status counted for a caller who left before the answer was complete."""
@@ -50,9 +51,10 @@ class Parts:
     policies: PolicyCache
     metrics: GatewayMetrics
     upstream: Upstream
+    watch: LossWatch
     access: Access
     admission: Admission
-    followers: tuple[Follower, ...]
+    followers: tuple[Beat, ...]
     access_log: AccessLog | None
     sends_request_id: bool
 
@@ -222,10 +224,12 @@ class Exchange:
             call.rule_out(answer.replica_id)
             further = await self._go_on(call, stream, broken_by)
             if isinstance(further, Refusal):
+                self._parts.watch.failed(answer.replica_id)
                 self._parts.metrics.broken(choice.model, choice.version)
                 self._notes.error_code = further.code
                 last = further.event()
                 break
+            self._parts.watch.continued(answer.replica_id)
             answer = further
         self._complete(status, hang_up)
         await self._send({"type": "http.response.body", "body": last, "more_body": False})

@@ -15,14 +15,13 @@ from cluster.state.database import Database
 _log = logging.getLogger(__name__)
 
 
-class Follower(ABC):
-    """Reads a snapshot again and again, in a thread; an error is logged once, and what is known stays."""
+class Beat(ABC):
+    """Does something with the database again and again, in a thread; an error is logged once."""
 
     what: str
     """For the log: `the … are stale`."""
 
-    def __init__(self, database: Database, interval_s: float) -> None:
-        self._database = database
+    def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._task: asyncio.Task[None] | None = None
         self._failing = False
@@ -40,8 +39,8 @@ class Follower(ABC):
             await asyncio.wait([task])
 
     @abstractmethod
-    def _read(self, session: Session) -> None:
-        """Take over what the database holds; called in a thread."""
+    def _once(self) -> None:
+        """One time of it; called in a thread."""
 
     async def _follow(self) -> None:
         while True:
@@ -50,8 +49,7 @@ class Follower(ABC):
 
     def _refresh(self) -> None:
         try:
-            with self._database.snapshot() as session:
-                self._read(session)
+            self._once()
         # ValueError: a row that no longer fits its model is as good as no answer.
         except (LinnetError, SQLAlchemyError, OSError, ValueError) as error:
             if not self._failing:
@@ -59,3 +57,19 @@ class Follower(ABC):
             self._failing = True
             return
         self._failing = False
+
+
+class Follower(Beat):
+    """Reads a snapshot each time; while the database does not answer, what is known stays."""
+
+    def __init__(self, database: Database, interval_s: float) -> None:
+        super().__init__(interval_s)
+        self._database = database
+
+    def _once(self) -> None:
+        with self._database.snapshot() as session:
+            self._read(session)
+
+    @abstractmethod
+    def _read(self, session: Session) -> None:
+        """Take over what the database holds; called in a thread."""

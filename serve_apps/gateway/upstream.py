@@ -24,6 +24,7 @@ from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.selection import Choice
+from serve_apps.losses.watch import LossWatch
 from serve_apps.replay.wire import RESUME_TYPE, Resume, pack
 
 ATTEMPTS = 3
@@ -132,9 +133,11 @@ class Upstream:
         config: GatewayConfig,
         directory: ReplicaDirectory,
         metrics: GatewayMetrics,
+        watch: LossWatch,
         replica_key: str | None = None,
     ) -> None:
         self._config = config
+        self._watch = watch
         self._own_headers = {"Authorization": f"Bearer {replica_key}"} if replica_key else {}
         self._directory = directory
         self._metrics = metrics
@@ -160,6 +163,7 @@ class Upstream:
                 call.notes.retries += 1
             outcome = await self._attempt(call, replica)
             if not isinstance(outcome, Failure):
+                self._watch.heard(replica.id)
                 return outcome
             failure = outcome
             call.attempts += failure is not Failure.REFUSED
@@ -246,7 +250,9 @@ class Upstream:
 
     def _note(self, call: Call, replica: Replica, failure: Failure) -> None:
         _log.warning("%s of %s:%s: %s", replica.id, call.choice.model, call.choice.version, failure)
+        self._watch.retried(replica.id)
         if failure is Failure.REFUSED:
+            self._watch.refused(replica.id)
             self._balancer.avoid(replica.id)
         else:
             # A kept-alive connection that was closed just then looks like a replica that died: one

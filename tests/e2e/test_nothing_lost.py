@@ -7,6 +7,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 import pytest
@@ -132,3 +133,14 @@ def test_killed_engines_and_replicas_cost_no_answer(two_replicas):
     assert comparison.wrong == []
     assert comparison.equal > 60
     assert continued(two_replicas) >= 1
+    receipts = wait_for(lambda: made_good(two_replicas), "two receipts", 20)
+    assert {receipt["signal"] for receipt in receipts} == {"refused"}
+    assert sum(receipt["continued"] for receipt in receipts) >= 1
+    assert not any(receipt["failed"] for receipt in receipts)
+    assert all(receipt["total_s"] < 240 and receipt["verify_s"] > 0 for receipt in receipts)
+
+
+def made_good(endpoint: Endpoint) -> list[dict[str, Any]]:
+    rows = endpoint.linnet("serve", "receipts", MODEL)["data"]
+    found = [row for row in rows if row["version"] == "v1" and row["replaced_by"]]
+    return found if len(found) >= 2 else []

@@ -1,0 +1,96 @@
+"""Receipts of lost replicas: written when a loss is certain, completed when another has taken its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cluster.config import StrictModel
+from cluster.state.replicas import ReplicaStatus
+from cluster.state.tables import LossRow, ReplicaRow
+
+
+class Signal(StrEnum):
+    """What told of a loss: a refused connection, or a lease that ran out."""
+
+    REFUSED = "refused"
+    LEASE = "lease"
+
+
+class Loss(StrictModel):
+    """A loss as one gateway saw it; times are UTC without a zone.
+
+    `retried` requests were sent elsewhere before their first byte, `continued` streams went on
+    elsewhere, `failed` ones ended with an error.
+    """
+
+    replica: str
+    model: str
+    version: str
+    signal: Signal
+    heard_at: datetime
+    detected_at: datetime
+    isolated_at: datetime
+    retried: int = 0
+    continued: int = 0
+    failed: int = 0
+
+
+def add(session: Session, loss: Loss) -> None:
+    """Write a loss; what a second gateway saw of the same one is added to it."""
+    row = session.get(LossRow, loss.replica)
+    if row is None:
+        session.add(LossRow(**loss.model_dump(mode="python") | {"signal": loss.signal.value}))
+    else:
+        row.heard_at = max(row.heard_at, loss.heard_at)
+        row.detected_at = min(row.detected_at, loss.detected_at)
+        row.isolated_at = min(row.isolated_at, loss.isolated_at)
+        row.retried += loss.retried
+        row.continued += loss.continued
+        row.failed += loss.failed
+    session.flush()
+
+
+def everything(session: Session, model: str | None = None) -> list[LossRow]:
+    """All losses, newest first."""
+    query = select(LossRow).order_by(LossRow.detected_at.desc(), LossRow.replica)
+    if model is not None:
+        query = query.where(LossRow.model == model)
+    return list(session.scalars(query))
+
+
+def waiting(session: Session) -> list[LossRow]:
+    """Losses that nobody has made good yet, oldest first."""
+    query = select(LossRow).where(LossRow.recovered_at.is_(None))
+    return list(session.scalars(query.order_by(LossRow.detected_at, LossRow.replica)))
+
+
+def complete(session: Session, waiting: Iterable[LossRow]) -> None:
+    """Name the replica that took the place of each loss, where one has proven itself since."""
+    waiting = list(waiting)
+    serving = list(
+        session.scalars(
+            select(ReplicaRow)
+            .where(ReplicaRow.status == ReplicaStatus.SERVING.value)
+            .order_by(ReplicaRow.started_at, ReplicaRow.replica)
+        )
+    )
+    taken = set(session.scalars(select(LossRow.replaced_by).where(LossRow.replaced_by.is_not(None))))
+    for loss in waiting:
+        found = next((row for row in serving if _replaces(row, loss) and row.replica not in taken), None)
+        if found is None:
+            continue
+        taken.add(found.replica)
+        load_s, prove_s = (float(found.detail.get(name, 0.0)) for name in ("load_s", "prove_s"))
+        loss.replaced_by, loss.load_s, loss.prove_s = found.replica, load_s, prove_s
+        loss.recovered_at = found.started_at + timedelta(seconds=load_s + prove_s)
+    session.flush()
+
+
+def _replaces(row: ReplicaRow, loss: LossRow) -> bool:
+    same = (row.model, row.version) == (loss.model, loss.version)
+    return same and row.replica != loss.replica and row.started_at >= loss.detected_at

@@ -1,0 +1,1 @@
+"""Lost replicas: noticed by the gateways, told in receipts."""

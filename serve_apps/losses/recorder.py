@@ -1,0 +1,88 @@
+"""Tells losses from replicas that stopped in good order, and writes the receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from cluster.state import losses, replicas
+from cluster.state.database import Database
+from cluster.state.losses import Loss, Signal
+from cluster.state.tables import ReplicaRow
+from serve_apps.gateway.directory import ReplicaDirectory
+from serve_apps.gateway.following import Beat
+from serve_apps.losses.watch import LossWatch, Place, Vanished
+
+
+class LossRecorder(Beat):
+    """A replica removes its own row when it stops in good order; one that was killed leaves it.
+
+    So a replica that vanished and left its row is lost: at once where it had refused a connection,
+    which a replica that is draining does not, else when its lease has run out.
+    """
+
+    what = "receipts of lost replicas"
+
+    def __init__(
+        self,
+        database: Database,
+        directory: ReplicaDirectory,
+        watch: LossWatch,
+        models: Sequence[str],
+        interval_s: float = 0.5,
+    ) -> None:
+        super().__init__(interval_s)
+        self._database = database
+        self._directory = directory
+        self.watch = watch
+        self._models = tuple(models)
+        self._suspects: list[Vanished] = []
+
+    def _once(self) -> None:
+        self._suspects += self.watch.look(self._running())
+        with self._database.snapshot() as session:
+            found = {suspect.replica: session.get(ReplicaRow, suspect.replica) for suspect in self._suspects}
+            unfinished = bool(losses.waiting(session))
+        certain = [
+            loss for suspect in self._suspects if (loss := judge(suspect, found[suspect.replica])) is not None
+        ]
+        if certain or unfinished:
+            with self._database.transaction() as session:
+                for loss in certain:
+                    losses.add(session, loss)
+                losses.complete(session, losses.waiting(session))
+        settled = {loss.replica for loss in certain} | {name for name, row in found.items() if row is None}
+        self._suspects = [suspect for suspect in self._suspects if suspect.replica not in settled]
+
+    def _running(self) -> dict[str, Place]:
+        return {
+            replica.id: (model, version)
+            for model in self._models
+            for version in self._directory.versions(model)
+            for replica in self._directory.replicas(model, version)
+        }
+
+
+def judge(vanished: Vanished, row: ReplicaRow | None) -> Loss | None:
+    """The loss, where it is certain; `row` is the replica's own, None once it has removed it."""
+    if row is None:
+        return None
+    trace = vanished.trace
+    if not trace.refused_at and not replicas.is_stale(row):
+        return None
+    return Loss(
+        replica=vanished.replica,
+        model=vanished.place[0],
+        version=vanished.place[1],
+        signal=Signal.REFUSED if trace.refused_at else Signal.LEASE,
+        heard_at=max(_utc(trace.heard_at), row.seen_at),
+        detected_at=_utc(trace.refused_at or vanished.at),
+        isolated_at=_utc(vanished.at),
+        retried=trace.retried,
+        continued=trace.continued,
+        failed=trace.failed,
+    )
+
+
+def _utc(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC).replace(tzinfo=None)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from cluster.cli.main import main
+from cluster.state import losses, replicas
+from cluster.state.database import open_database
+from cluster.state.replicas import ReplicaStatus
+from cluster.state.tables import ReplicaRow, utc_now
+from serve_apps.losses.recorder import LossRecorder
+from serve_apps.losses.watch import LossWatch
+from tests.serve_apps.gateway.servers import TableDirectory
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = open_database(f"sqlite:///{tmp_path}/linnet.db")
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def directory():
+    return TableDirectory()
+
+
+@pytest.fixture
+def recorder(database, directory):
+    return LossRecorder(database, directory, LossWatch(), ["m"])
+
+
+def report(database, replica, seen_ago_s=0.0):
+    with database.transaction() as session:
+        replicas.report(
+            session,
+            replica=replica,
+            model="m",
+            version="v1",
+            status=ReplicaStatus.SERVING,
+            detail={"proven": 1, "load_s": 1.5, "prove_s": 0.25},
+        )
+        session.get(ReplicaRow, replica).seen_at = utc_now() - timedelta(seconds=seen_ago_s)
+
+
+def told(database):
+    with database.snapshot() as session:
+        return losses.everything(session)
+
+
+def test_a_replica_that_refused_and_vanished_is_lost_at_once_and_made_good(database, directory, recorder):
+    directory.put("m", "v1", "a", "b")
+    report(database, "a", seen_ago_s=3)
+    report(database, "b")
+    recorder._once()
+    recorder.watch.refused("a")
+    recorder.watch.retried("a")
+    directory.put("m", "v1", "b")
+    recorder._once()
+    [row] = told(database)
+    assert (row.replica, row.signal, row.retried, row.recovered_at) == ("a", "refused", 1, None)
+    report(database, "c")
+    directory.put("m", "v1", "b", "c")
+    recorder._once()
+    [row] = told(database)
+    assert (row.replaced_by, row.prove_s) == ("c", 0.25)
+
+
+def test_a_replica_that_stopped_in_good_order_is_no_loss(database, directory, recorder):
+    directory.put("m", "v1", "a")
+    report(database, "a")
+    recorder._once()
+    directory.put("m", "v1")
+    recorder._once()
+    with database.transaction() as session:
+        replicas.forget(session, "a")
+    recorder._once()
+    assert told(database) == []
+    assert recorder._suspects == []
+
+
+def test_a_loss_that_no_request_noticed_shows_when_the_lease_has_run_out(database, directory, recorder):
+    directory.put("m", "v1", "a")
+    report(database, "a")
+    recorder._once()
+    directory.put("m", "v1")
+    recorder._once()
+    assert told(database) == []
+    report(database, "a", seen_ago_s=61)
+    recorder._once()
+    [row] = told(database)
+    assert row.signal == "lease"
+
+
+def test_receipts_are_listed_with_their_seconds(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LINNET_HOME", str(tmp_path))
+    assert main(["serve", "receipts"]) == 0
+    assert "No replica was lost." in capsys.readouterr().out
+    from cluster.config import Settings
+
+    database = open_database(Settings.load().state_url)
+    directory = TableDirectory()
+    recorder = LossRecorder(database, directory, LossWatch(), ["m"])
+    directory.put("m", "v1", "a")
+    report(database, "a", seen_ago_s=2)
+    recorder._once()
+    recorder.watch.refused("a")
+    directory.put("m", "v1")
+    recorder._once()
+    report(database, "b")
+    recorder._once()
+    assert main(["serve", "receipts", "m", "--json"]) == 0
+    [one] = json.loads(capsys.readouterr().out)["data"]
+    assert (one["replica"], one["replaced_by"], one["verify_s"]) == ("a", "b", 0.25)
+    assert one["detect_s"] >= 1.9
+    assert one["total_s"] >= one["recover_s"] + one["verify_s"]
+    assert main(["serve", "receipts", "n", "--json"]) == 3
