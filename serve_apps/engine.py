@@ -19,6 +19,7 @@ from cluster.registry import ModelStore
 from cluster.state import replicas
 from cluster.state.replicas import ReplicaStatus
 from serve_apps import ray_llm
+from serve_apps.liveness import Pulse, hung
 from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
 from serve_apps.version_args import VersionArgs
@@ -37,7 +38,7 @@ class VersionServer(LLMServer):
         self._args = args
         self._store = await asyncio.to_thread(ModelStore.open)
         self._replica = serve.get_replica_context().replica_id.to_full_id_str()
-        self._renewal: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         began = time.monotonic()
         try:
             await self._report(ReplicaStatus.LOADING)
@@ -56,7 +57,7 @@ class VersionServer(LLMServer):
             raise
         took = {"load_s": round(loaded - began, 2), "prove_s": round(time.monotonic() - loaded, 2)}
         await self._report(ReplicaStatus.SERVING, {"proven": proven, **took})
-        self._renewal = asyncio.create_task(self._renew())
+        self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._stay_alive())]
 
     async def __serve_build_asgi_app__(self) -> Any:
         """vLLM's own FastAPI app, answering to `model` and to `model:version`, telling its tokens."""
@@ -70,9 +71,10 @@ class VersionServer(LLMServer):
         await super().__del__()
         if self.engine is not None:
             ray_llm.stop_engine(self.engine)
-        if self._renewal is None:
+        if not self._tasks:
             return  # it never served, and its refusal stays to be read
-        self._renewal.cancel()
+        for task in self._tasks:
+            task.cancel()
         with contextlib.suppress(LinnetError):
             await asyncio.to_thread(self._forget)
 
@@ -112,6 +114,19 @@ class VersionServer(LLMServer):
                 await self._report(ReplicaStatus.SERVING)
             except LinnetError as error:
                 logger.warning("The lease of %s was not renewed: %s", self._replica, error.message)
+
+    async def _stay_alive(self) -> None:
+        pulse = Pulse()
+        ray_llm.feel_pulse(self.engine, pulse.beat)
+        wrong = await hung(pulse, self._one_token, self._args.liveness_s, self._args.liveness_timeout_s)
+        logger.error("The engine of %s is ended: %s.", self._replica, wrong)
+        ray_llm.kill_engine(self.engine)
+
+    async def _one_token(self) -> None:
+        from ray.serve.llm.openai_api_models import CompletionRequest
+
+        request = CompletionRequest(model=self._args.ref.model, prompt=[0], max_tokens=1, temperature=0.0)
+        await anext(await self.completions(request))
 
     async def _report(self, status: ReplicaStatus, detail: dict[str, Any] | None = None) -> None:
         await asyncio.to_thread(self._write, status, detail)

@@ -102,6 +102,24 @@ def on_engine_exit(engine: Any, callback: Callable[[], None]) -> None:
     threading.Thread(target=watch, daemon=True, name="linnet-engine-exit").start()
 
 
+def feel_pulse(engine: Any, beat: Callable[[], None]) -> None:
+    """Call `beat` whenever the engine core has put something out."""
+    processor = engine._engine_client.output_processor
+    original = processor.process_outputs
+
+    def process_outputs(*arguments: Any, **options: Any) -> Any:
+        beat()
+        return original(*arguments, **options)
+
+    processor.process_outputs = process_outputs
+
+
+def kill_engine(engine: Any) -> None:
+    """End the engine's processes by force, a stopped one too; `on_engine_exit` then says so."""
+    for process in engine._engine_client.engine_core.resources.engine_manager.processes:
+        process.kill()
+
+
 def end_token_ids(engine: Any) -> frozenset[int]:
     """The ids at which this engine's model stops by itself."""
     client = engine._engine_client

@@ -20,7 +20,8 @@ class VersionArgs(StrictModel):
     """One version to serve, `engine_kwargs` passed to vLLM as they stand.
 
     `proof_timeout_s` bounds one golden answer, `lease_s` is how often the replica renews
-    its row in the state database.
+    its row in the state database. After `liveness_s` without an output the engine is asked for a
+    token, and after `liveness_timeout_s` without one it is taken for hung and ended.
     """
 
     version: str
@@ -31,6 +32,8 @@ class VersionArgs(StrictModel):
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     proof_timeout_s: float = Field(default=60.0, gt=0)
     lease_s: float = Field(default=10.0, gt=0, le=30)
+    liveness_s: float = Field(default=5.0, gt=0)
+    liveness_timeout_s: float = Field(default=15.0, gt=0)
 
     @field_validator("version")
     @classmethod
