@@ -27,11 +27,6 @@ def deployment_options(fields: dict[str, Any], *, on_cpu: bool) -> dict[str, Any
 
 def _on_cpu(fields: dict[str, Any]) -> dict[str, Any]:
     options = {**_DEFAULTS, **copy.deepcopy(fields["deployment_config"])}
-    if "autoscaling_config" in options:
-        options["autoscaling_config"] = {
-            "target_ongoing_requests": _UNBOUNDED,
-            **options["autoscaling_config"],
-        }
     actor = options.setdefault("ray_actor_options", {})
     placement = fields["placement_group_config"]
     options["placement_group_bundles"] = _with_actor(placement["bundles"], actor)

@@ -19,6 +19,7 @@ from cluster.registry import ModelStore
 from cluster.state import replicas
 from cluster.state.replicas import ReplicaStatus
 from serve_apps import ray_llm
+from serve_apps.engine_load import EngineLoad
 from serve_apps.liveness import Pulse, hung
 from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
@@ -47,6 +48,8 @@ class VersionServer(LLMServer):
             await super().__init__(source, engine_cls=ray_llm.lean_engine_class())
             ray_llm.tell_tokens(self.engine)
             ray_llm.on_engine_exit(self.engine, _end_with_engine)
+            self._load = EngineLoad(lambda: ray_llm.ongoing_requests(self.engine))
+            ray_llm.read_stats(self.engine, self._load.record)
             loaded = time.monotonic()
             await self._report(ReplicaStatus.PROVING)
             proven = await self._prove()
@@ -65,6 +68,10 @@ class VersionServer(LLMServer):
         ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
         ray_llm.add_middleware(app, TellTokens)
         return app
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's hook: what its autoscaling policies get to see."""
+        return self._load.stats()
 
     async def __del__(self) -> None:
         """Serve's hook at the end of a graceful stop: give back the lease and the engine."""

@@ -8,7 +8,7 @@ from typing import Any
 from ray import serve
 from ray.serve.deployment import Application
 
-from serve_apps import engine_fork
+from serve_apps import engine_fork, scaling
 from serve_apps.deployment_options import deployment_options
 from serve_apps.replica import VersionReplica
 from serve_apps.version_args import VersionArgs
@@ -18,6 +18,10 @@ from serve_apps.version_args import VersionArgs
 _CONSTRUCTOR_TRIES = 1
 # Serve learns of a replica's end by its next health check, and starts another only then.
 _HEALTH_CHECK_PERIOD_S = 1.0
+
+# vLLM's own default of `max_num_seqs`, and the share of it that a replica is to have on average.
+_SEQUENCES = 256
+_FULL = 0.7
 
 
 def build(args: VersionArgs) -> Application:
@@ -41,8 +45,14 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
         "health_check_period_s": _HEALTH_CHECK_PERIOD_S,
         **args.deployment_config,
     }
-    if "num_replicas" not in deployment_config and "autoscaling_config" not in deployment_config:
-        deployment_config["num_replicas"] = 1
+    if "autoscaling_config" in deployment_config:
+        deployment_config["autoscaling_config"] = {
+            "policy": {"policy_function": scaling.POLICY},
+            "target_ongoing_requests": max(1, int(_FULL * engine_kwargs.get("max_num_seqs", _SEQUENCES))),
+            **deployment_config["autoscaling_config"],
+        }
+    else:
+        deployment_config.setdefault("num_replicas", 1)
     runtime_env["env_vars"].setdefault("HF_HUB_OFFLINE", "1")
     placement = args.placement_group_config
     if on_cpu:

@@ -114,6 +114,25 @@ def feel_pulse(engine: Any, beat: Callable[[], None]) -> None:
     processor.process_outputs = process_outputs
 
 
+def ongoing_requests(engine: Any) -> int:
+    """Requests that the engine has and has not finished."""
+    return int(engine._engine_client.output_processor.get_num_unfinished_requests())
+
+
+def read_stats(engine: Any, record: Callable[[Any, Any], None]) -> None:
+    """Call `record` with the scheduler's and the iteration's statistics of each step."""
+    manager = engine._engine_client.logger_manager
+    if manager is None:
+        return
+    original = manager.record
+
+    def recording(scheduler_stats: Any, iteration_stats: Any, *arguments: Any, **options: Any) -> None:
+        record(scheduler_stats, iteration_stats)
+        original(scheduler_stats, iteration_stats, *arguments, **options)
+
+    manager.record = recording
+
+
 def kill_engine(engine: Any) -> None:
     """End the engine's processes by force, a stopped one too; `on_engine_exit` then says so."""
     for process in engine._engine_client.engine_core.resources.engine_manager.processes:

@@ -35,6 +35,10 @@ class VersionReplica:
         """Serve's hook for what a request router may want to know."""
         return await self._server.record_routing_stats()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's hook: what its autoscaling policies get to see."""
+        return await self._server.record_autoscaling_stats()
+
     async def __del__(self) -> None:
         """Serve's hook at the end of a graceful stop."""
         await self._server.__del__()

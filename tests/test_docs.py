@@ -3,6 +3,7 @@
 import ast
 import enum
 import importlib
+import inspect
 import re
 import shlex
 import subprocess
@@ -29,6 +30,7 @@ from serve_apps.gateway.observation import Observation
 from serve_apps.gateway.openai_errors import REASONS
 from serve_apps.gateway.tokens import ASSUMED_ANSWER
 from serve_apps.rollout.states import Phase, Reason
+from serve_apps.scaling import LoadPolicy
 from serve_apps.version_args import VersionArgs, route_prefix
 from tests.support.markdown import CHECKOUT, Block, anchors, blocks, code, links, pages, tables
 from train_jobs.data.formats import NEEDED_COLUMNS
@@ -286,6 +288,12 @@ def test_the_page_on_limits_names_the_numbers_of_the_code():
     assert set(re.findall(r"`(x-ratelimit-\w+-\w+)`", text)) == headers
     limits = Limits(requests_per_minute=1, tokens_per_minute=1)
     assert {name.decode() for name, _ in Meter(limits).headers()} == headers
+
+
+def test_the_table_of_the_scaling_policys_settings_is_complete():
+    rows = [(code(name)[0], code(default)[0]) for name, default, _ in only_table("serving.md", "scaling")]
+    parameters = inspect.signature(LoadPolicy).parameters.values()
+    assert rows == [(parameter.name, repr(parameter.default)) for parameter in parameters]
 
 
 def test_the_table_of_phases_is_complete():

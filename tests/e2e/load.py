@@ -16,6 +16,7 @@ class Load:
     url: str
     model: str
     callers: int = 3
+    tokens: int = 6
     answered: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -41,7 +42,7 @@ class Load:
                 self.failures.append(repr(error))
 
     def _ask(self, key: str, *, stream: bool) -> str:
-        body = {"model": self.model, "prompt": f"call {key}", "max_tokens": 6, "stream": stream}
+        body = {"model": self.model, "prompt": f"call {key}", "max_tokens": self.tokens, "stream": stream}
         request = urllib.request.Request(
             f"{self.url}/v1/completions",
             json.dumps(body).encode(),

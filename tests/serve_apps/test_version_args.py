@@ -65,11 +65,33 @@ def test_serve_looks_after_a_replica_each_second_unless_told_otherwise():
     assert llm_config_fields(told)["deployment_config"]["health_check_period_s"] == 7
 
 
-def test_replicas_or_autoscaling_pass_as_they_stand():
-    scaling = {"autoscaling_config": {"min_replicas": 1, "max_replicas": 3}}
-    fields = llm_config_fields(VersionArgs(version="m:v1", deployment_config=scaling))
-    assert fields["deployment_config"]["autoscaling_config"] == scaling["autoscaling_config"]
-    assert "num_replicas" not in fields["deployment_config"]
+def autoscaling(config, **engine_kwargs):
+    args = VersionArgs(
+        version="m:v1", deployment_config={"autoscaling_config": config}, engine_kwargs=engine_kwargs
+    )
+    found = llm_config_fields(args)["deployment_config"]
+    assert "num_replicas" not in found
+    return found["autoscaling_config"]
+
+
+def test_autoscaling_goes_by_the_engines_load_unless_told_otherwise():
+    bounds = {"min_replicas": 1, "max_replicas": 3}
+    policy = {"policy": {"policy_function": "serve_apps.scaling:LoadPolicy"}}
+    assert autoscaling(bounds) == bounds | policy | {"target_ongoing_requests": 179}
+    assert autoscaling(bounds, max_num_seqs=16)["target_ongoing_requests"] == 11
+    given = bounds | {"target_ongoing_requests": 5, "policy": {"policy_function": "mine:policy"}}
+    assert autoscaling(given) == given
+
+
+def test_scaling_to_nothing_is_refused():
+    config = {"autoscaling_config": {"min_replicas": 0, "max_replicas": 2}}
+    with pytest.raises(ConfigError, match="1 is the least"):
+        validate({"version": "m:v1", "deployment_config": config}, VersionArgs, source="args")
+
+
+def test_a_fixed_number_of_replicas_passes_as_it_stands():
+    fields = llm_config_fields(VersionArgs(version="m:v1", deployment_config={"num_replicas": 3}))
+    assert fields["deployment_config"]["num_replicas"] == 3
 
 
 def test_route_prefix_names_model_and_version():

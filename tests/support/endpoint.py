@@ -102,14 +102,14 @@ class Endpoint:
         self,
         labels: Sequence[str],
         *,
-        replicas: Mapping[str, int] | None = None,
+        replicas: Mapping[str, int | dict[str, Any]] | None = None,
         gateway: Mapping[str, Any] | None = None,
         **engine_kwargs: dict[str, Any],
     ) -> None:
         """`serve deploy` a YAML with the gateway and these versions.
 
-        `v3={…}` sets its engine_kwargs; a version has one replica unless `replicas` says another number;
-        `gateway` adds to the gateway's args.
+        `v3={…}` sets its engine_kwargs; a version has one replica unless `replicas` says another
+        number, or how it scales; `gateway` adds to the gateway's args.
         """
         counts = replicas or {}
         port = int(self.url.rsplit(":", 1)[1])
@@ -131,14 +131,17 @@ class Endpoint:
         done = self.command("serve", "deploy", str(self._file))
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def _version(self, label: str, engine_kwargs: dict[str, Any], replicas: int) -> dict[str, Any]:
+    def _version(
+        self, label: str, engine_kwargs: dict[str, Any], replicas: int | dict[str, Any]
+    ) -> dict[str, Any]:
+        scale = {"num_replicas": replicas} if isinstance(replicas, int) else {"autoscaling_config": replicas}
         return {
             "name": f"{MODEL}-{label}",
             "import_path": "serve_apps.app:version",
             "route_prefix": f"/_versions/{MODEL}/{label}",
             "args": {
                 "version": f"{MODEL}:{label}",
-                "deployment_config": {"num_replicas": replicas},
+                "deployment_config": scale,
                 "engine_kwargs": {
                     "max_model_len": 256,
                     "max_num_seqs": 16,

@@ -1,0 +1,94 @@
+"""How many replicas a version wants: Serve's hook for autoscaling policies.
+
+Serve itself counts requests that come by its handles, of which there are none here, and knows
+nothing of an engine: one with few long requests can be full, and one with many short ones idle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.serve.config import AutoscalingContext
+
+POLICY = "serve_apps.scaling:LoadPolicy"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One replica, in means over Serve's `look_back_period_s`."""
+
+    ongoing: float
+    waiting: float
+    kv_cache: float
+    ttft_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """`requests` a replica should have, and what makes it overloaded; None for no such bound."""
+
+    requests: float
+    waiting: float
+    kv_cache: float
+    ttft_s: float | None
+
+
+def wanted(loads: Sequence[Load], running: int, target: int, goals: Goals) -> int:
+    """Replicas for these loads; `running` is how many there are, `target` how many were wanted last.
+
+    One more than there are where any is overloaded. Where some have not told their load, no fewer
+    than were wanted last: no data is no sign of idleness.
+    """
+    by_requests = math.ceil(sum(load.ongoing for load in loads) / goals.requests)
+    if any(_is_overloaded(load, goals) for load in loads):
+        by_requests = max(by_requests, running + 1)
+    return max(by_requests, target) if len(loads) < running else by_requests
+
+
+def _is_overloaded(load: Load, goals: Goals) -> bool:
+    slow = goals.ttft_s is not None and load.ttft_s > goals.ttft_s
+    return load.waiting > goals.waiting or load.kv_cache > goals.kv_cache or slow
+
+
+class LoadPolicy:
+    """Goes by ongoing requests, and by the engines' queues, KV caches and times to first token.
+
+    `target_ongoing_requests`, bounds and delays are Serve's own settings beside it. A replica is
+    overloaded with more than `max_waiting_requests` in its queue, more than `max_kv_cache_usage` of
+    its cache in use, or a mean TTFT above `max_ttft_s` seconds where that is given.
+    """
+
+    def __init__(
+        self,
+        max_waiting_requests: float = 4.0,
+        max_kv_cache_usage: float = 0.9,
+        max_ttft_s: float | None = None,
+    ) -> None:
+        self._waiting = max_waiting_requests
+        self._kv_cache = max_kv_cache_usage
+        self._ttft_s = max_ttft_s
+
+    def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+        """Serve's signature: the wanted number, and a state of which there is none."""
+        goals = Goals(
+            requests=context.config.get_target_ongoing_requests(),
+            waiting=self._waiting,
+            kv_cache=self._kv_cache,
+            ttft_s=self._ttft_s,
+        )
+        loads = _loads(context)
+        return wanted(loads, len(context.running_replicas), context.target_num_replicas, goals), {}
+
+
+def _loads(context: AutoscalingContext) -> list[Load]:
+    told = context.aggregated_metrics or {}
+    columns = [told.get(name, {}) for name in ("ongoing", "waiting", "kv_cache", "ttft_s")]
+    return [
+        Load(*(column[replica] for column in columns))
+        for replica in context.running_replicas
+        if all(replica in column for column in columns)
+    ]

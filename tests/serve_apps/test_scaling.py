@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_apps.scaling import POLICY, Goals, Load, LoadPolicy, wanted
+
+GOALS = Goals(requests=10, waiting=4, kv_cache=0.9, ttft_s=2.0)
+IDLE = Load(0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("loads", "replicas"),
+    [
+        ([IDLE], 0),
+        ([Load(8, 0, 0.1, 0.1)], 1),
+        ([Load(11, 0, 0.1, 0.1)], 2),
+        ([Load(30, 0, 0.1, 0.1), Load(5, 0, 0.1, 0.1)], 4),
+        ([Load(5, 5, 0.1, 0.1)], 2),
+        ([Load(2, 0, 0.95, 0.1)], 2),
+        ([Load(2, 0, 0.1, 3.0)], 2),
+        ([Load(2, 0, 0.95, 0.1), Load(2, 0, 0.1, 0.1)], 3),
+    ],
+)
+def test_replicas_for_a_load(loads, replicas):
+    assert wanted(loads, len(loads), len(loads), GOALS) == replicas
+
+
+def test_without_a_goal_for_the_first_token_it_counts_for_nothing():
+    goals = Goals(requests=10, waiting=4, kv_cache=0.9, ttft_s=None)
+    assert wanted([Load(2, 0, 0.1, 60.0)], 1, 1, goals) == 1
+
+
+loads = st.builds(
+    Load, st.floats(0, 100), st.floats(0, 20), st.floats(0, 1), st.floats(0, 5, allow_nan=False)
+)
+
+
+@given(st.lists(loads, max_size=5), st.integers(1, 8), st.integers(0, 8))
+def test_silent_replicas_never_make_fewer(told, silent, target):
+    assert wanted(told, len(told) + silent, target, GOALS) >= target
+
+
+@given(st.lists(loads, min_size=1, max_size=5), loads)
+def test_more_load_never_makes_fewer(told, more):
+    before = wanted(told, len(told) + 1, 0, GOALS)
+    assert wanted([*told, more], len(told) + 1, 0, GOALS) >= before
+
+
+def context(metrics, replicas=("a", "b"), target=2):
+    return SimpleNamespace(
+        aggregated_metrics=metrics,
+        running_replicas=list(replicas),
+        target_num_replicas=target,
+        config=SimpleNamespace(get_target_ongoing_requests=lambda: 10),
+    )
+
+
+def test_serves_own_form_of_a_policy():
+    metrics = {
+        "ongoing": {"a": 18.0, "b": 12.0},
+        "waiting": {"a": 0.0, "b": 0.0},
+        "kv_cache": {"a": 0.1, "b": 0.1},
+        "ttft_s": {"a": 0.1, "b": 0.1},
+    }
+    assert LoadPolicy()(context(metrics)) == (3, {})
+    assert LoadPolicy(max_kv_cache_usage=0.05)(context(metrics)) == (3, {})
+    assert LoadPolicy()(context(None)) == (2, {})
+    assert LoadPolicy()(context({}, replicas=(), target=1)) == (0, {})
+
+
+def test_serve_finds_the_policy_and_gives_it_its_settings():
+    from ray.serve._private.autoscaling_state import _resolve_policy_callable
+    from ray.serve.config import AutoscalingConfig
+
+    config = AutoscalingConfig(
+        min_replicas=1,
+        max_replicas=3,
+        policy={"policy_function": POLICY, "policy_kwargs": {"max_waiting_requests": 1}},
+    )
+    config.policy.serialize_policy()
+    policy = _resolve_policy_callable(config.policy)
+    assert type(policy).__name__ == "LoadPolicy"
+    assert policy._waiting == 1
