@@ -1,0 +1,113 @@
+"""Callers who know what each answer must be, and behave as OpenAI's client does by default."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+
+from tests.support.endpoint import MODEL, Endpoint
+
+PROMPTS = [f"Once upon a time {number}" for number in range(6)]
+TOKENS = 120
+RETRIES = 2
+"""As often OpenAI's client asks again where no answer has begun."""
+
+
+class CutError(Exception):
+    """A stream ended in the middle; `text` is what came of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+def ask(endpoint: Endpoint, prompt: str, *, stream: bool, retries: int = 0) -> str:
+    """The text of one greedy answer of v1."""
+    body = {"model": f"{MODEL}:v1", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
+    request = urllib.request.Request(
+        f"{endpoint.url}/v1/completions",
+        json.dumps(body | {"ignore_eos": True, "stream": stream}).encode(),
+        {"content-type": "application/json"},
+    )
+    for attempt in range(retries + 1):
+        try:
+            with urllib.request.urlopen(request, timeout=90) as answer:
+                return _text(answer, stream=stream)
+        except (OSError, http.client.HTTPException):
+            if attempt == retries:
+                raise
+            time.sleep(0.5 * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _text(answer: http.client.HTTPResponse, *, stream: bool) -> str:
+    try:
+        raw = answer.read()
+    except (http.client.IncompleteRead, ConnectionError) as error:
+        if not stream:
+            raise
+        raise CutError(_said(getattr(error, "partial", b"").split(b"\n\n")[:-1])) from error
+    if not stream:
+        return json.loads(raw)["choices"][0]["text"]
+    *events, done, end = raw.split(b"\n\n")
+    if (done, end) != (b"data: [DONE]", b""):
+        raise CutError(_said([event for event in events if b'"error"' not in event]))
+    return _said(events)
+
+
+def _said(events: list[bytes]) -> str:
+    return "".join(json.loads(event.removeprefix(b"data: "))["choices"][0]["text"] for event in events)
+
+
+@dataclass
+class Comparison:
+    """`callers` threads, three streams in four; every answer is compared with the expected one.
+
+    `cut` streams are those whose connection ended in the middle, which only the loss of a gateway
+    or a proxy may do; their text must be the beginning of the expected one.
+    """
+
+    endpoint: Endpoint
+    expected: dict[str, str]
+    callers: int = 4
+    retries: int = 0
+    equal: int = 0
+    cut: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> Comparison:
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(self.callers)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _call(self, count: int) -> None:
+        while not self._stop.is_set():
+            count += 1
+            prompt = PROMPTS[count % len(PROMPTS)]
+            expected = self.expected[prompt]
+            try:
+                answer = ask(self.endpoint, prompt, stream=count % 4 != 0, retries=self.retries)
+            except CutError as error:
+                if expected.startswith(error.text):
+                    self.cut.append(time.monotonic())
+                else:
+                    self.wrong.append(f"{prompt}: cut after {error.text!r}, not of {expected!r}")
+            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
+                self.wrong.append(repr(error))
+            else:
+                if answer == expected:
+                    self.equal += 1
+                else:
+                    self.wrong.append(f"{prompt}: {answer!r}, not {expected!r}")

@@ -1,0 +1,42 @@
+"""The processes of the served tiny model, and how to harm them."""
+
+from __future__ import annotations
+
+import psutil
+
+from tests.support.endpoint import MODEL, Endpoint
+
+
+def titled(title: str) -> list[psutil.Process]:
+    """Processes whose command line has `title` in it."""
+    return [p for p in psutil.process_iter(["cmdline"]) if title in " ".join(p.info["cmdline"] or [])]
+
+
+def replicas() -> list[psutil.Process]:
+    """Actors of the replicas of v1."""
+    return titled(f"ServeReplica:{MODEL}-v1")
+
+
+def gateways() -> list[psutil.Process]:
+    """Actors of the gateways."""
+    return titled("ServeReplica:gateway")
+
+
+def proven(endpoint: Endpoint) -> set[str]:
+    """Ids of the proven replicas of v1, once two of its actors run."""
+    found = {replica for version, replica in endpoint.serving_replicas() if version == "v1"}
+    return found if len(replicas()) >= 2 else set()
+
+
+def kill_engine(actor: psutil.Process) -> None:
+    """End a replica's engine core."""
+    _engine_core(actor).kill()
+
+
+def stop_engine(actor: psutil.Process) -> None:
+    """Its engine core holds its sockets and computes nothing."""
+    _engine_core(actor).suspend()
+
+
+def _engine_core(actor: psutil.Process) -> psutil.Process:
+    return next(p for p in actor.children(recursive=True) if "EngineCore" in " ".join(p.cmdline()))

@@ -1,0 +1,85 @@
+"""Twenty minutes of random harm to engines, replicas and gateways under load that knows its answers."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from tests.e2e import processes
+from tests.e2e.comparison import PROMPTS, RETRIES, Comparison, ask
+from tests.support.endpoint import MODEL, Endpoint, wait_for
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.slow]
+
+KILLS = 50
+SECONDS = 1200
+SEED = 20261125
+GATEWAY_LOSS_S = 5.0
+"""Within so many seconds of a killed gateway a stream may be cut, since its connection went with it."""
+
+
+@pytest.fixture
+def strong(shared_endpoint) -> Iterator[Endpoint]:
+    shared_endpoint.deploy(["v1", "v2"], replicas={"v1": 2}, gateways=2)
+    wait_for(lambda: is_whole(shared_endpoint), "two replicas and two gateways", 240)
+    yield shared_endpoint
+    shared_endpoint.deploy(["v1", "v2"])
+
+
+def is_whole(endpoint: Endpoint) -> bool:
+    return len(processes.proven(endpoint)) >= 2 and len(processes.gateways()) >= 2
+
+
+HARMS: dict[str, tuple[Callable[[], list[psutil.Process]], Callable[[psutil.Process], None]]] = {
+    "engine killed": (processes.replicas, processes.kill_engine),
+    "engine stopped": (processes.replicas, processes.stop_engine),
+    "replica killed": (processes.replicas, psutil.Process.kill),
+    "gateway killed": (processes.gateways, psutil.Process.kill),
+}
+
+
+def resident(found: list[psutil.Process]) -> int:
+    return max(process.memory_info().rss for process in found)
+
+
+def test_fifty_kills_in_twenty_minutes(strong, told):
+    draw = random.Random(SEED)
+    expected = {prompt: ask(strong, prompt, stream=False) for prompt in PROMPTS}
+    counts: Counter[str] = Counter()
+    gateway_kills: list[float] = []
+    began, before = time.monotonic(), resident(processes.gateways())
+    with Comparison(strong, expected, retries=RETRIES) as comparison:
+        while sum(counts.values()) < KILLS or time.monotonic() - began < SECONDS:
+            name = draw.choice(list(HARMS))
+            find, harm = HARMS[name]
+            victim = draw.choice(find())
+            harm(victim)
+            counts[name] += 1
+            if name == "gateway killed":
+                gateway_kills.append(time.monotonic())
+            wait_for(lambda pid=victim.pid: not psutil.pid_exists(pid), f"the end of it: {name}", 60)
+            wait_for(lambda: is_whole(strong), f"full strength after: {name}", 240)
+            time.sleep(draw.uniform(0.0, 2.0))
+    replica_kills = sum(counts.values()) - counts["gateway killed"]
+    receipts = wait_for(lambda: complete(strong, replica_kills), "a receipt for each", 60)
+    told.append(
+        f"{sum(counts.values())} kills in {time.monotonic() - began:.0f} s: {dict(counts)}; "
+        f"{comparison.equal} answers equal, {len(comparison.wrong)} wrong or failed, "
+        f"{len(comparison.cut)} cut with their gateway, {len(receipts)} receipts; "
+        f"memory of a gateway {before >> 20} -> {resident(processes.gateways()) >> 20} MiB"
+    )
+    assert comparison.wrong == []
+    assert all(any(0 <= at - kill <= GATEWAY_LOSS_S for kill in gateway_kills) for at in comparison.cut)
+    assert len(processes.titled("VLLM::EngineCore")) == 3
+    assert resident(processes.gateways()) < 1.5 * before
+
+
+def complete(endpoint: Endpoint, count: int) -> list[dict]:
+    rows = endpoint.linnet("serve", "receipts", MODEL)["data"]
+    found = [row for row in rows if row["version"] == "v1" and row["replaced_by"]]
+    return found if len(found) >= count else []
