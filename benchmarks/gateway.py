@@ -4,7 +4,10 @@ The tiny model, so that what lies before the engine counts; 16 callers, 16 token
 as it is deployed: Serve's HAProxy, the gateway with a split between two versions, and one replica
 of each. Every side is measured in turn with a bare vLLM server that runs beside it.
 
-    python benchmarks/gateway.py [--json] [--quick]
+    python benchmarks/gateway.py [--json] [--quick] [--tokenizer DIRECTORY]
+
+With a real tokenizer, such as that of smollm2 in the model store, a step of the engine costs what
+its vocabulary costs; without, the vocabulary has 259 tokens and the engine is next to free.
 """
 
 from __future__ import annotations
@@ -74,9 +77,9 @@ async def compare(bare: str, other: str, rounds: int, seconds: float) -> Figures
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def linnet_side(found: str, rounds: int, seconds: float) -> None:
+def linnet_side(found: str, tokenizer: Path | None, rounds: int, seconds: float) -> None:
     """Linnet's endpoint beside a bare server; writes its figures to a file."""
-    with endpoint(None, ["v1", "v2"]) as served:
+    with endpoint(None, ["v1", "v2"], tokenizer_of=tokenizer) as served:
         served.deploy(["v1", "v2"])
         seconds_until_answered(served.url, f"{MODEL}:v2", _LIMIT_S)
         served.wait_until_serving(["v1", "v2"])
@@ -87,11 +90,13 @@ def linnet_side(found: str, rounds: int, seconds: float) -> None:
     Path(found).write_text(json.dumps(figures))
 
 
-def ray_side(found: str, rounds: int, seconds: float, environment: dict[str, str]) -> None:
+def ray_side(
+    found: str, tokenizer: Path | None, rounds: int, seconds: float, environment: dict[str, str]
+) -> None:
     """ray.serve.llm beside a bare server; writes its figures to a file."""
     os.environ |= environment
     with tempfile.TemporaryDirectory(prefix="linnet-bench-", ignore_cleanup_errors=True) as home:
-        model = make_tiny_model(Path(home) / "weights", seed=1)
+        model = make_tiny_model(Path(home) / "weights", seed=1, tokenizer_of=tokenizer)
         with plain_endpoint(model, 1, CPUS) as (url, _), bare_vllm(model) as bare:
             seconds_until_answered(url, MODEL, _LIMIT_S)
             seconds_until_answered(bare, MODEL, _LIMIT_S)
@@ -99,7 +104,7 @@ def ray_side(found: str, rounds: int, seconds: float, environment: dict[str, str
     Path(found).write_text(json.dumps(figures))
 
 
-def measure(rounds: int, seconds: float) -> Figures:
+def measure(tokenizer: Path | None, rounds: int, seconds: float) -> Figures:
     """All sides, one after another, each in a process of its own."""
     figures: Figures = {}
     sides: dict[str, tuple[Any, ...]] = {
@@ -110,7 +115,7 @@ def measure(rounds: int, seconds: float) -> Figures:
     with tempfile.TemporaryDirectory(prefix="linnet-bench-") as home:
         for name, (side, *more) in sides.items():
             found = Path(home) / f"{name}.json"
-            run_apart(side, str(found), rounds, seconds, *more)
+            run_apart(side, str(found), tokenizer, rounds, seconds, *more)
             part = json.loads(found.read_text())
             print(f"{name}: {part}", file=sys.stderr)
             figures |= {f"{name}.{key}": value for key, value in part.items()}
@@ -139,8 +144,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="one short round each")
+    parser.add_argument("--tokenizer", type=Path, help="directory of a model whose tokenizer is used")
     arguments = parser.parse_args()
-    figures = measure(1, 4.0) if arguments.quick else measure(5, 6.0)
+    figures = measure(arguments.tokenizer, *((1, 4.0) if arguments.quick else (5, 6.0)))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     if arguments.json:
         found = {"name": "gateway", "machine": machine, "figures": figures, "asks": asks(figures)}

@@ -36,18 +36,25 @@ def free_port() -> int:
 
 
 @contextmanager
-def endpoint(model: Path | None, labels: list[str]) -> Iterator[Endpoint]:
-    """A cluster as `linnet up` starts it, with versions of `model`, or tiny ones, in its store."""
+def endpoint(
+    model: Path | None, labels: list[str], *, tokenizer_of: Path | None = None
+) -> Iterator[Endpoint]:
+    """A cluster as `linnet up` starts it, with versions of `model`, or tiny ones, in its store.
+
+    Its directory is `<home>/weights/<label>` for a tiny one, whose tokenizer is that of `tokenizer_of`.
+    """
     with tempfile.TemporaryDirectory(prefix="linnet-bench-", ignore_cleanup_errors=True) as home:
-        yield from _endpoint(Path(home), model, labels)
+        yield from _endpoint(Path(home), model, labels, tokenizer_of)
 
 
-def _endpoint(home: Path, model: Path | None, labels: list[str]) -> Iterator[Endpoint]:
+def _endpoint(
+    home: Path, model: Path | None, labels: list[str], tokenizer_of: Path | None
+) -> Iterator[Endpoint]:
     os.environ["LINNET_HOME"] = str(home)
     settings = Settings.load()
     store = ModelStore.open(settings)
     for seed, label in enumerate(labels, start=1):
-        source = model or make_tiny_model(home / "weights" / label, seed=seed)
+        source = model or make_tiny_model(home / "weights" / label, seed=seed, tokenizer_of=tokenizer_of)
         publish(store, source, label, golden.compute(source))
     info = runtime.up(
         settings, num_cpus=CPUS, gcs_port=free_port(), dashboard_port=free_port(), serve_port=free_port()

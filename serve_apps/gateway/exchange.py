@@ -256,7 +256,7 @@ class Exchange:
         if isinstance(broken_by, TimeoutError):
             limit_s = self._parts.config.request_timeout_s
             return openai_errors.upstream_timeout(choice.model, choice.version, limit_s)
-        if resume is None:
+        if resume is None or not self._parts.upstream.may_go_on(choice):
             return openai_errors.stream_broken(choice.model, choice.version)
         answer = await self._parts.upstream.fetch(call.resumed(resume))
         if isinstance(answer, Answer) and not answer.streams:

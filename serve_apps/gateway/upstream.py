@@ -23,6 +23,7 @@ from serve_apps.gateway.headers import returned
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
+from serve_apps.gateway.retry_budget import RetryBudget
 from serve_apps.gateway.selection import Choice
 from serve_apps.losses.watch import LossWatch
 from serve_apps.replay.wire import RESUME_TYPE, Resume, pack
@@ -142,6 +143,7 @@ class Upstream:
         self._directory = directory
         self._metrics = metrics
         self._balancer = Balancer()
+        self._budgets: dict[Choice, RetryBudget] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -154,11 +156,15 @@ class Upstream:
         """The answer of some replica of the call's version; the caller closes it."""
         model, version = call.choice.model, call.choice.version
         failure: Failure | None = None
+        budget = self._budget(call.choice)
+        budget.earn()
         while call.attempts < ATTEMPTS:
             replica = await self._free_replica(call)
             if replica is None:
                 return call.fault or openai_errors.no_replica(model, version)
             if failure is not None:
+                if failure is not Failure.REFUSED and not budget.spend():
+                    break
                 self._metrics.retried(model, version, failure)
                 call.notes.retries += 1
             outcome = await self._attempt(call, replica)
@@ -169,6 +175,16 @@ class Upstream:
             call.attempts += failure is not Failure.REFUSED
             self._note(call, replica, failure)
         return call.fault or openai_errors.upstream_failed(model, version, call.attempts)
+
+    def may_go_on(self, choice: Choice) -> bool:
+        """Whether a broken stream of the version may be asked of another replica."""
+        return self._budget(choice).spend()
+
+    def _budget(self, choice: Choice) -> RetryBudget:
+        found = self._budgets.get(choice)
+        if found is None:
+            found = self._budgets[choice] = RetryBudget()
+        return found
 
     async def _free_replica(self, call: Call) -> Replica | None:
         while True:

@@ -12,13 +12,18 @@ CHAT_TEMPLATE = (
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def make_tiny_model(directory: Path, *, seed: int = 0, layers: int = 2, hidden: int = 64) -> Path:
-    """Write a Hugging Face directory: byte-level tokenizer, chat template, float32 safetensors."""
+def make_tiny_model(
+    directory: Path, *, seed: int = 0, layers: int = 2, hidden: int = 64, tokenizer_of: Path | None = None
+) -> Path:
+    """Write a Hugging Face directory: byte-level tokenizer, chat template, float32 safetensors.
+
+    `tokenizer_of`: a directory whose tokenizer it gets instead, and with it a vocabulary of real size.
+    """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of) if tokenizer_of else _tokenizer()
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -29,7 +34,7 @@ def make_tiny_model(directory: Path, *, seed: int = 0, layers: int = 2, hidden: 
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=1024,
-        bos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         # Wide weights keep the best and second logit apart, so that greedy answers are no coin toss.

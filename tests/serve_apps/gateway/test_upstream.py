@@ -11,6 +11,7 @@ import openai
 import pytest
 from aiohttp import web
 
+from serve_apps.gateway import retry_budget
 from serve_apps.replay.wire import RESUME_TYPE, Told, Way, comment, unpack
 from tests.serve_apps.gateway.servers import Engine, begin_stream, chunk, event, eventually
 
@@ -106,6 +107,18 @@ def test_retries_are_bounded_and_stay_on_the_version(launch):
     assert caught.value.response.headers["retry-after"] == "1"
     assert sum(len(engine.requests) for engine in bad) == 3
     assert not other.requests
+
+
+def test_a_version_that_fails_everything_is_not_tried_three_times_for_ever(launch, monkeypatch):
+    monkeypatch.setattr(retry_budget, "RESERVE", 6.0)
+    stack = launch()
+    bad = [stack.engine("v1", drop) for _ in range(5)]
+    stack.policy()
+    for _ in range(12):
+        with pytest.raises(openai.InternalServerError):
+            ask(stack)
+    sent = sum(len(engine.requests) for engine in bad)
+    assert 12 + 6 <= sent < 2 * 12 + 6
 
 
 def test_a_lone_replica_that_dropped_one_request_gets_it_again(launch):
