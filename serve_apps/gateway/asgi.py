@@ -18,6 +18,23 @@ Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
 
+class StalledReaderError(ConnectionError):
+    """A caller took nothing for too long; the server in front ends its connection."""
+
+
+def patient(send: Send, limit_s: float) -> Send:
+    """`send`, which raises StalledReaderError when a message is not taken within `limit_s`."""
+
+    async def sending(message: Message) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await send(message)
+        except TimeoutError as error:
+            raise StalledReaderError(f"nothing was taken for {limit_s:g} s") from error
+
+    return sending
+
+
 def path_of(scope: Scope) -> str:
     """The path below the prefix that the server in front mounted the application at."""
     path: str = scope["path"]

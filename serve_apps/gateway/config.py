@@ -30,8 +30,10 @@ class AdminPaths(StrEnum):
 class GatewayConfig(StrictModel):
     """Give `model` or `models`, not both; `models` holds the names either way.
 
-    `max_body_bytes`: larger request bodies are refused with 413. `connect_timeout_s`: to reach
-    a replica. `request_timeout_s`: from being let in to the last byte of the answer.
+    `max_body_bytes`: larger request bodies are refused with 413, and with 408 those that take
+    longer than `body_timeout_s` to come; a caller who takes nothing of an answer for
+    `reader_timeout_s` is hung up on. `connect_timeout_s`: to reach a
+    replica. `request_timeout_s`: from being let in to the last byte of the answer.
     `replica_wait_s`: how long a request may wait for a replica of its version before 503.
     `access_log`: how requests are logged.
     `max_in_flight`: requests that this gateway answers at a time; `max_in_flight_per_replica`:
@@ -42,6 +44,8 @@ class GatewayConfig(StrictModel):
     model: str | None = None
     models: tuple[str, ...] = ()
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1)
+    body_timeout_s: PositiveFloat = 30.0
+    reader_timeout_s: PositiveFloat = 60.0
     connect_timeout_s: PositiveFloat = 2.0
     request_timeout_s: PositiveFloat = 600.0
     replica_wait_s: float = Field(default=5.0, ge=0.0)

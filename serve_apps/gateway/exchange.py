@@ -17,6 +17,8 @@ from serve_apps.gateway.asgi import (
     Receive,
     Scope,
     Send,
+    StalledReaderError,
+    patient,
     read_body,
     send_refusal,
     send_whole,
@@ -85,7 +87,7 @@ class Exchange:
         self._parts = parts
         self._scope = scope
         self._receive = receive
-        self._send = send
+        self._send = patient(send, parts.config.reader_timeout_s)
         self._route = route
         self._started = time.perf_counter()
         self._headers: RawHeaders = list(scope["headers"])
@@ -102,6 +104,10 @@ class Exchange:
         """Never raises for a caller's or a replica's fault; passes a cancellation on."""
         try:
             await self._serve()
+        except StalledReaderError:
+            _log.warning("the caller of request %s stopped reading", self._request_id.decode())
+            self._status = HUNG_UP
+            raise
         except Exception:
             _log.exception("request %s failed in the gateway", self._request_id.decode())
             if self._begun:
@@ -130,7 +136,12 @@ class Exchange:
             ticket.leave()
 
     async def _take(self, ticket: Ticket) -> None:
-        body = await read_body(self._scope, self._receive, self._parts.config.max_body_bytes)
+        config = self._parts.config
+        try:
+            async with asyncio.timeout(config.body_timeout_s):
+                body = await read_body(self._scope, self._receive, config.max_body_bytes)
+        except TimeoutError:
+            body = openai_errors.body_too_slow(config.body_timeout_s)
         if isinstance(body, Refusal):
             await self._refuse(body)
             return

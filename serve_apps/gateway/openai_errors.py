@@ -95,6 +95,12 @@ def body_too_large(limit: int) -> Refusal:
     return Refusal(413, message, _REQUEST, "request_too_large")
 
 
+def body_too_slow(limit_s: float) -> Refusal:
+    """408 for a body that was not there in time."""
+    message = f"The body was not complete within {limit_s:g} s."
+    return Refusal(408, message, _REQUEST, "request_too_slow")
+
+
 def unknown_model(model: str, served: Iterable[str]) -> Refusal:
     """404 for a model, or `model:version`, that is not served."""
     near = did_you_mean(model, served) if len(model) <= _SHOWN else ""

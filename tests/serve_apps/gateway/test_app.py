@@ -10,7 +10,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.serve_apps.gateway.servers import eventually
+from tests.serve_apps.gateway.servers import begin_stream, chunk, eventually
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 
@@ -75,6 +75,53 @@ def test_a_large_body_goes_through_and_a_larger_one_is_refused(launch):
         stack.client().completions.create(model="m", prompt="x" * 4_000_000)
     assert caught.value.status_code == 413
     assert len(stack.engines[0].requests) == 1
+
+
+def connect(stack):
+    return socket.create_connection(("127.0.0.1", int(stack.url.rsplit(":", 1)[1])), timeout=20)
+
+
+def test_a_body_that_trickles_in_is_refused_in_time(launch):
+    stack = launch(body_timeout_s=0.3)
+    stack.engine("v1")
+    stack.policy()
+    with connect(stack) as caller:
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+        caller.sendall(head + b'{"model": ')
+        answer = b""
+        while b"request_too_slow" not in answer:
+            answer += caller.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert not stack.engines[0].requests
+
+
+def test_a_caller_who_stops_reading_is_hung_up_on_and_the_engine_stops(launch):
+    async def flood(request, _body):
+        response = await begin_stream(request)
+        while True:
+            await response.write(chunk("x" * 65536, "v1"))
+
+    stack = launch(reader_timeout_s=0.5)
+    engine = stack.engine("v1", flood)
+    stack.policy()
+    body = b'{"model": "m", "stream": true}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with connect(stack) as caller:
+        caller.sendall(head + body)
+        assert engine.gone.wait(20)
+        eventually(lambda: stack.metric("linnet_gateway_in_flight", version="v1") == 0, "nothing in flight")
+    assert stack.metric("linnet_gateway_requests_total", status="499") == 1
+
+
+def test_two_thousand_idle_connections_hold_nobody_up(stack):
+    idle = []
+    try:
+        for _ in range(2000):
+            idle.append(connect(stack))
+        assert stack.client().chat.completions.create(model="m", messages=HELLO).model == "v1"
+    finally:
+        for connection in idle:
+            connection.close()
 
 
 def test_pins_by_header_and_by_name(stack):
