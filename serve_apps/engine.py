@@ -21,6 +21,7 @@ from cluster.state.replicas import ReplicaStatus
 from serve_apps import ray_llm
 from serve_apps.engine_load import EngineLoad
 from serve_apps.liveness import Pulse, hung
+from serve_apps.memory import MemoryGuard
 from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
 from serve_apps.version_args import VersionArgs
@@ -40,6 +41,8 @@ class VersionServer(LLMServer):
         self._store = await asyncio.to_thread(ModelStore.open)
         self._replica = serve.get_replica_context().replica_id.to_full_id_str()
         self._tasks: list[asyncio.Task[None]] = []
+        limit = args.memory_limit_gib
+        self._memory = MemoryGuard(os.getpid(), limit) if limit is not None else None
         began = time.monotonic()
         try:
             await self._report(ReplicaStatus.LOADING)
@@ -68,6 +71,12 @@ class VersionServer(LLMServer):
         ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
         ray_llm.add_middleware(app, TellTokens)
         return app
+
+    async def check_health(self) -> None:
+        """Serve's health check; raises when the engine is dead, or the replica near its memory limit."""
+        await super().check_health()
+        if self._memory is not None:
+            await self._memory.check()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve's hook: what its autoscaling policies get to see."""

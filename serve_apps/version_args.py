@@ -21,7 +21,8 @@ class VersionArgs(StrictModel):
 
     `proof_timeout_s` bounds one golden answer, `lease_s` is how often the replica renews
     its row in the state database. After `liveness_s` without an output the engine is asked for a
-    token, and after `liveness_timeout_s` without one it is taken for hung and ended.
+    token, and after `liveness_timeout_s` without one it is taken for hung and ended. A replica that
+    holds nearly `memory_limit_gib` is replaced; null for no limit.
     """
 
     version: str
@@ -34,6 +35,7 @@ class VersionArgs(StrictModel):
     lease_s: float = Field(default=10.0, gt=0, le=30)
     liveness_s: float = Field(default=5.0, gt=0)
     liveness_timeout_s: float = Field(default=15.0, gt=0)
+    memory_limit_gib: float | None = Field(default=None, gt=0)
 
     @field_validator("version")
     @classmethod
