@@ -1,4 +1,8 @@
-"""Which replica of a version takes a request: the least busy one that has not just failed."""
+"""Which replica of a version takes a request: the least busy one that has not just failed.
+
+A replica that fails request after request has its circuit opened: it is asked only where there is no
+other, until its time is over; then one more failure opens it for twice as long.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ from serve_apps.gateway.directory import Replica
 AVOID_S = 1.0
 OUT = 2
 """Strikes after which a replica is out of the question for one request."""
+TRIPS = 3
+"""Failures in a row that open a replica's circuit."""
+OPEN_S, LONGEST_OPEN_S = 2.0, 60.0
 
 
 class Balancer:
@@ -21,14 +28,19 @@ class Balancer:
         self._clock = clock
         self._in_flight: Counter[str] = Counter()
         self._avoided: dict[str, float] = {}
+        self._failures: Counter[str] = Counter()
+        self._open_until: dict[str, float] = {}
 
     def pick(self, replicas: Sequence[Replica], strikes: Mapping[str, int]) -> Replica | None:
-        """The replica with fewest strikes by this request, then least in flight, ties at random."""
+        """By strikes of this request, then closed circuits, then load, the least first; ties at random."""
         now = self._clock()
         usable = [r for r in replicas if strikes.get(r.id, 0) < OUT and self._avoided.get(r.id, now) <= now]
         if not usable:
             return None
-        rank = [(strikes.get(r.id, 0), self._in_flight[r.id]) for r in usable]
+        rank = [
+            (strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now, self._in_flight[r.id])
+            for r in usable
+        ]
         best = min(rank)
         return random.choice([r for r, place in zip(usable, rank, strict=True) if place == best])
 
@@ -47,3 +59,18 @@ class Balancer:
         now = self._clock()
         self._avoided = {name: until for name, until in self._avoided.items() if until > now}
         self._avoided[replica_id] = now + AVOID_S
+
+    def failed(self, replica_id: str) -> None:
+        """It took a request and did not answer it, or with an error of its own."""
+        now = self._clock()
+        self._failures[replica_id] += 1
+        beyond = self._failures[replica_id] - TRIPS
+        if beyond >= 0:
+            self._open_until[replica_id] = now + min(OPEN_S * 2 ** min(beyond, 10), LONGEST_OPEN_S)
+        for name in [name for name, until in self._open_until.items() if until < now - LONGEST_OPEN_S]:
+            del self._open_until[name], self._failures[name]
+
+    def answered(self, replica_id: str) -> None:
+        """It answered, which closes its circuit."""
+        if self._failures.pop(replica_id, 0):
+            self._open_until.pop(replica_id, None)

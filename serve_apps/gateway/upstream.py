@@ -170,6 +170,7 @@ class Upstream:
             outcome = await self._attempt(call, replica)
             if not isinstance(outcome, Failure):
                 self._watch.heard(replica.id)
+                self._balancer.answered(replica.id)
                 return outcome
             failure = outcome
             call.attempts += failure is not Failure.REFUSED
@@ -274,6 +275,7 @@ class Upstream:
             # A kept-alive connection that was closed just then looks like a replica that died: one
             # dropped request does not rule out the replica, where there is no other.
             call.strikes[replica.id] += 1 if failure is Failure.DROPPED else OUT
+            self._balancer.failed(replica.id)
 
 
 def _left_already() -> None:

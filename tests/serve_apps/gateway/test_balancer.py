@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from serve_apps.gateway.balancer import AVOID_S, OUT, Balancer
+from serve_apps.gateway.balancer import AVOID_S, LONGEST_OPEN_S, OPEN_S, OUT, TRIPS, Balancer
 from serve_apps.gateway.directory import Replica
 
 A, B, C = (Replica(id=name, base_url=f"http://{name}") for name in "abc")
@@ -38,3 +38,40 @@ def test_strikes_rank_before_load_and_put_out_in_the_end():
     assert balancer.pick([A], {"a": 1}) is A
     assert balancer.pick([A], {"a": OUT}) is None
     assert balancer.pick([], {}) is None
+
+
+def picked(balancer, replicas):
+    return {balancer.pick(replicas, {}).id for _ in range(50)}
+
+
+def test_a_replica_that_fails_again_and_again_is_asked_last_until_its_time_is_over():
+    now = [100.0]
+    balancer = Balancer(clock=lambda: now[0])
+    for _ in range(TRIPS):
+        assert picked(balancer, [A, B]) == {"a", "b"}
+        balancer.failed("a")
+    balancer.enter("b")
+    assert picked(balancer, [A, B]) == {"b"}
+    assert balancer.pick([A], {}) is A
+    now[0] += OPEN_S + 0.1
+    assert picked(balancer, [A, B]) == {"a"}
+    balancer.failed("a")
+    now[0] += OPEN_S + 0.1
+    assert picked(balancer, [A, B]) == {"b"}
+    now[0] += OPEN_S
+    balancer.answered("a")
+    balancer.failed("a")
+    assert picked(balancer, [A, B]) == {"a"}
+
+
+def test_a_circuit_stays_open_for_a_minute_at_most_and_is_forgotten():
+    now = [100.0]
+    balancer = Balancer(clock=lambda: now[0])
+    for _ in range(2000):
+        balancer.failed("a")
+    balancer.enter("b")
+    now[0] += LONGEST_OPEN_S + 0.1
+    assert picked(balancer, [A, B]) == {"a"}
+    now[0] += LONGEST_OPEN_S
+    balancer.failed("c")
+    assert "a" not in balancer._failures
