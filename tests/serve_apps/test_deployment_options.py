@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -7,6 +8,13 @@ from serve_apps import ray_llm
 from serve_apps.deployment_options import deployment_options
 from serve_apps.engine_deployment import llm_config_fields
 from serve_apps.version_args import VersionArgs
+
+
+@pytest.fixture(autouse=True)
+def within_a_task_of_serve(monkeypatch):
+    """Where Serve builds applications Ray runs; asked for elsewhere, its context would start one."""
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(runtime_env={"env_vars": {}}))
+
 
 ASKED = [
     {},
@@ -38,7 +46,8 @@ def test_bundles_for_each_worker_and_gpus_are_left_to_ray():
 
 def test_a_deploy_on_cpus_imports_no_vllm():
     program = (
-        "import sys\n"
+        "import sys, types, ray\n"
+        "ray.get_runtime_context = lambda: types.SimpleNamespace(runtime_env={})\n"
         "from serve_apps.engine_deployment import build\n"
         "from serve_apps.version_args import VersionArgs\n"
         "build(VersionArgs(version='m:v1'))\n"
