@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.engine]
 def two_replicas(shared_endpoint) -> Iterator[Endpoint]:
     shared_endpoint.deploy(["v1", "v2"], replicas={"v1": 2})
     wait_for(lambda: len(processes.proven(shared_endpoint)) >= 2, "two replicas of v1", 240)
+    assert len(processes.replicas()) == 2
     yield shared_endpoint
     shared_endpoint.deploy(["v1", "v2"])
 

@@ -17,6 +17,7 @@ BY_LOAD = {
     "look_back_period_s": 2,
     "upscale_delay_s": 1,
     "downscale_delay_s": 3,
+    "policy": {"policy_function": "serve_apps.scaling:LoadPolicy"},
 }
 
 

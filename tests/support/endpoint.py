@@ -136,6 +136,7 @@ class Endpoint:
     def _version(
         self, label: str, engine_kwargs: dict[str, Any], replicas: int | dict[str, Any]
     ) -> dict[str, Any]:
+        # Not in `args`: Serve starts every replica anew when those change.
         scale = {"num_replicas": replicas} if isinstance(replicas, int) else {"autoscaling_config": replicas}
         return {
             "name": f"{MODEL}-{label}",
@@ -143,7 +144,6 @@ class Endpoint:
             "route_prefix": f"/_versions/{MODEL}/{label}",
             "args": {
                 "version": f"{MODEL}:{label}",
-                "deployment_config": scale,
                 "engine_kwargs": {
                     "max_model_len": 256,
                     "max_num_seqs": 16,
@@ -151,6 +151,7 @@ class Endpoint:
                     **engine_kwargs,
                 },
             },
+            "deployments": [{"name": f"{MODEL}-{label}", **scale}],
         }
 
     def applications(self) -> dict[str, Any]:
