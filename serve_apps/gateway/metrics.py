@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
+from serve_apps.gateway.observation import Observation
 from serve_apps.gateway.openai_errors import REASONS
+from serve_apps.gateway.standing import Standing, StandingGauges
 
 NONE = "none"
 """Label value where a request named no model or version that is served."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_BETWEEN_TOKENS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 
 
 class GatewayMetrics:
-    """Requests, time to the first byte and to the last, retries and broken streams."""
+    """Requests, tokens, times, errors and broken streams, and how the versions stand."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -41,6 +45,22 @@ class GatewayMetrics:
             (*both, "route"),
             registry=self.registry,
             buckets=_SECONDS,
+        )
+        self._itl = Histogram(
+            "linnet_gateway_itl_seconds",
+            "Mean time between the tokens of a stream.",
+            both,
+            registry=self.registry,
+            buckets=_BETWEEN_TOKENS,
+        )
+        self._tokens = Counter(
+            "linnet_gateway_tokens", "Tokens of prompts and answers.", (*both, "kind"), registry=self.registry
+        )
+        self._errors = Counter(
+            "linnet_gateway_errors",
+            "Errors that the gateway answered with.",
+            (*both, "code"),
+            registry=self.registry,
         )
         self._retries = Counter(
             "linnet_gateway_retries", "Attempts after the first.", (*both, "cause"), registry=self.registry
@@ -68,8 +88,12 @@ class GatewayMetrics:
             "Rows of the access log that gave way to newer ones before they were written.",
             registry=self.registry,
         )
+        self._standing = StandingGauges(self.registry)
         # Looking up a child by its labels costs more than counting; the labels are few.
         self._child = lru_cache(maxsize=4096)(_labelled)
+        # A counter that begins at 1 hides its first event from `increase`; these begin at 0.
+        for reason in set(REASONS.values()):
+            self._child(self._refused, reason)
 
     def began(self, model: str, version: str) -> None:
         """A request has a version and is on its way."""
@@ -83,6 +107,18 @@ class GatewayMetrics:
         """An answer is complete; status 499 stands for a caller who hung up."""
         self._child(self._requests, model, version, route, str(status)).inc()
         self._child(self._duration, model, version, route).observe(seconds)
+
+    def observed(self, row: Observation) -> None:
+        """What the end of an answer tells: its tokens, the pace of a stream, the gateway's own error."""
+        model, version = row.model, row.version
+        if row.prompt_tokens:
+            self._child(self._tokens, model, version, "prompt").inc(row.prompt_tokens)
+        if row.completion_tokens:
+            self._child(self._tokens, model, version, "completion").inc(row.completion_tokens)
+        if row.itl_s is not None:
+            self._child(self._itl, model, version).observe(row.itl_s)
+        if row.error_code:
+            self._child(self._errors, model, version, row.error_code).inc()
 
     def first_event(self, model: str, version: str, seconds: float) -> None:
         """A stream has begun."""
@@ -117,8 +153,13 @@ class GatewayMetrics:
         if (reason := REASONS.get(code)) is not None:
             self._child(self._refused, reason).inc()
 
-    def text(self) -> bytes:
-        """Prometheus' text format."""
+    def text(self, standings: Iterable[Standing]) -> bytes:
+        """Prometheus' text format, with how the versions stand now."""
+        now = list(standings)
+        self._standing.fill(now)
+        for one in now:
+            for counter in (self._broken, self._continued):
+                self._child(counter, one.model, one.version)
         return generate_latest(self.registry)
 
 
