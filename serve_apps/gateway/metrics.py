@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -25,69 +25,31 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
         both = ("model", "version")
-        self._requests = Counter(
-            "linnet_gateway_requests", "Answers given.", (*both, "route", "status"), registry=self.registry
+        self._requests = counter("linnet_gateway_requests", "Answers given.", (*both, "route", "status"))
+        self._in_flight = gauge("linnet_gateway_in_flight", "Requests being answered.", both)
+        self._queued = gauge("linnet_gateway_queued", "Requests waiting to be let in.", both)
+        what = "From the request to the first event of a stream."
+        self._ttft = histogram("linnet_gateway_ttft_seconds", what, both, buckets=_SECONDS)
+        what = "From the request to the last byte."
+        self._duration = histogram(
+            "linnet_gateway_duration_seconds", what, (*both, "route"), buckets=_SECONDS
         )
-        self._in_flight = Gauge(
-            "linnet_gateway_in_flight", "Requests being answered.", both, registry=self.registry
-        )
-        self._ttft = Histogram(
-            "linnet_gateway_ttft_seconds",
-            "From the request to the first event of a stream.",
-            both,
-            registry=self.registry,
-            buckets=_SECONDS,
-        )
-        self._duration = Histogram(
-            "linnet_gateway_duration_seconds",
-            "From the request to the last byte.",
-            (*both, "route"),
-            registry=self.registry,
-            buckets=_SECONDS,
-        )
-        self._itl = Histogram(
-            "linnet_gateway_itl_seconds",
-            "Mean time between the tokens of a stream.",
-            both,
-            registry=self.registry,
-            buckets=_BETWEEN_TOKENS,
-        )
-        self._tokens = Counter(
-            "linnet_gateway_tokens", "Tokens of prompts and answers.", (*both, "kind"), registry=self.registry
-        )
-        self._errors = Counter(
-            "linnet_gateway_errors",
-            "Errors that the gateway answered with.",
-            (*both, "code"),
-            registry=self.registry,
-        )
-        self._retries = Counter(
-            "linnet_gateway_retries", "Attempts after the first.", (*both, "cause"), registry=self.registry
-        )
-        self._continued = Counter(
-            "linnet_gateway_continued_streams",
-            "Streams that another replica went on with.",
-            both,
-            registry=self.registry,
-        )
-        self._broken = Counter(
-            "linnet_gateway_broken_streams", "Streams ended by an error.", both, registry=self.registry
-        )
-        self._queued = Gauge(
-            "linnet_gateway_queued", "Requests waiting to be let in.", both, registry=self.registry
-        )
-        self._refused = Counter(
-            "linnet_gateway_refused",
-            "Requests turned away for want of a key, a right or room.",
-            ("reason",),
-            registry=self.registry,
-        )
-        self._log_rows_dropped = Counter(
-            "linnet_gateway_log_rows_dropped",
-            "Rows of the access log that gave way to newer ones before they were written.",
-            registry=self.registry,
-        )
+        what = "Mean time between the tokens of a stream."
+        self._itl = histogram("linnet_gateway_itl_seconds", what, both, buckets=_BETWEEN_TOKENS)
+        self._tokens = counter("linnet_gateway_tokens", "Tokens of prompts and answers.", (*both, "kind"))
+        self._errors = counter("linnet_gateway_errors", "Errors that the gateway made.", (*both, "code"))
+        self._retries = counter("linnet_gateway_retries", "Attempts after the first.", (*both, "cause"))
+        what = "Streams that another replica went on with."
+        self._continued = counter("linnet_gateway_continued_streams", what, both)
+        self._broken = counter("linnet_gateway_broken_streams", "Streams ended by an error.", both)
+        what = "Requests turned away for want of a key, a right or room."
+        self._refused = counter("linnet_gateway_refused", what, ("reason",))
+        what = "Rows of the access log that gave way to newer ones before they were written."
+        self._log_rows_dropped = counter("linnet_gateway_log_rows_dropped", what)
         self._standing = StandingGauges(self.registry)
         # Looking up a child by its labels costs more than counting; the labels are few.
         self._child = lru_cache(maxsize=4096)(_labelled)
