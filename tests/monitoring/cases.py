@@ -65,7 +65,10 @@ def memory(used: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Fires:
-    """`not_yet` is still silent, `fires` is not; the text is the description with its values."""
+    """`not_yet` is still silent, `fires` is not; the text is the description with its values.
+
+    Groups are computed in any order: what an alert reads from another group may be one step late.
+    """
 
     alert: str
     input: dict[str, str]
@@ -169,7 +172,7 @@ FIRES = [
     Fires(
         "LinnetHostMemoryHigh",
         memory("950x30"),
-        "2m",
+        "2m30s",
         "The host 10.0.0.7 uses 95% of its memory; at 95% Ray begins to kill workers.",
         "1m45s",
         {"ip": "10.0.0.7"},
