@@ -114,6 +114,9 @@ class _FixedDirectory:
     def versions(self, _model: str) -> Sequence[str]:
         return tuple(self._replicas)
 
+    def gateways(self) -> Sequence[str]:
+        return ()
+
     def ready(self) -> bool:
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -29,9 +29,12 @@ from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.routes import PROXIED
+from serve_apps.gateway.standing import Standing, standings
 from serve_apps.gateway.upstream import Upstream
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
+
+_UNHEARD = "nothing was heard from the cluster yet"
 
 __all__ = ["PROXIED", "Gateway", "GatewayConfig", "build_app"]
 
@@ -85,6 +88,7 @@ class Gateway:
             "/healthz": self._say_alive,
             "/readyz": self._say_ready,
             "/metrics": self._show_metrics,
+            "/metrics/targets": self._list_targets,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,7 +153,22 @@ class Gateway:
             await self._refuse(refusal, send, extra)
             return
         typed = [(b"content-type", CONTENT_TYPE_LATEST.encode()), *extra]
-        await send_whole(send, 200, typed, self._parts.metrics.text())
+        await send_whole(send, 200, typed, self._parts.metrics.text(self._standings()))
+
+    def _standings(self) -> Iterator[Standing]:
+        parts = self._parts
+        return standings(parts.config.models, parts.directory, parts.policies.get)
+
+    async def _list_targets(self, asked: RawHeaders, send: Send, extra: RawHeaders) -> None:
+        """What Prometheus' HTTP service discovery reads: each gateway counts its own requests."""
+        if refusal := self._parts.access.check_admin(asked):
+            await self._refuse(refusal, send, extra)
+        elif not self._parts.directory.ready():
+            # Prometheus keeps the list that it has.
+            await send_refusal(send, openai_errors.not_ready([_UNHEARD]), extra)
+        else:
+            found = [{"targets": list(self._parts.directory.gateways()), "labels": {}}]
+            await send_json(send, found, extra)
 
     async def _refuse(self, refusal: Refusal, send: Send, extra: RawHeaders) -> None:
         self._parts.metrics.refused(refusal.code)
@@ -157,7 +176,7 @@ class Gateway:
 
     def _missing(self) -> list[str]:
         if not self._parts.directory.ready():
-            return ["nothing was heard from the cluster yet"]
+            return [_UNHEARD]
         if not self._parts.access.ready():
             return ["the API keys were not read yet"]
         return [reason for model in self._parts.config.models if (reason := self._missing_of(model))]

@@ -30,6 +30,10 @@ class ReplicaDirectory(Protocol):
         """Labels of the versions that are deployed."""
         ...
 
+    def gateways(self) -> Sequence[str]:
+        """Addresses, as `host:port`, of the gateways that answer beside and including this one."""
+        ...
+
     def ready(self) -> bool:
         """Whether the cluster has been heard from once."""
         ...

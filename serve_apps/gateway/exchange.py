@@ -292,8 +292,10 @@ class Exchange:
         await send_refusal(self._send, refusal, self._signed([], self._choice))
 
     def _record(self, model: str, version: str, elapsed: float) -> None:
+        row = self._notes.finish(model, version, self._status, elapsed)
+        self._parts.metrics.observed(row)
         log = self._parts.access_log
-        if log is not None and log.add(self._notes.finish(model, version, self._status, elapsed)):
+        if log is not None and log.add(row):
             self._parts.metrics.log_row_dropped()
 
     def _signed(self, found: RawHeaders, choice: Choice | None) -> RawHeaders:

@@ -2,74 +2,60 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterable
+from functools import lru_cache, partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
+from serve_apps.gateway.observation import Observation
 from serve_apps.gateway.openai_errors import REASONS
+from serve_apps.gateway.standing import Standing, StandingGauges
 
 NONE = "none"
 """Label value where a request named no model or version that is served."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_BETWEEN_TOKENS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 
 
 class GatewayMetrics:
-    """Requests, time to the first byte and to the last, retries and broken streams."""
+    """Requests, tokens, times, errors and broken streams, and how the versions stand."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
         both = ("model", "version")
-        self._requests = Counter(
-            "linnet_gateway_requests", "Answers given.", (*both, "route", "status"), registry=self.registry
+        self._requests = counter("linnet_gateway_requests", "Answers given.", (*both, "route", "status"))
+        self._in_flight = gauge("linnet_gateway_in_flight", "Requests being answered.", both)
+        self._queued = gauge("linnet_gateway_queued", "Requests waiting to be let in.", both)
+        what = "From the request to the first event of a stream."
+        self._ttft = histogram("linnet_gateway_ttft_seconds", what, both, buckets=_SECONDS)
+        what = "From the request to the last byte."
+        self._duration = histogram(
+            "linnet_gateway_duration_seconds", what, (*both, "route"), buckets=_SECONDS
         )
-        self._in_flight = Gauge(
-            "linnet_gateway_in_flight", "Requests being answered.", both, registry=self.registry
-        )
-        self._ttft = Histogram(
-            "linnet_gateway_ttft_seconds",
-            "From the request to the first event of a stream.",
-            both,
-            registry=self.registry,
-            buckets=_SECONDS,
-        )
-        self._duration = Histogram(
-            "linnet_gateway_duration_seconds",
-            "From the request to the last byte.",
-            (*both, "route"),
-            registry=self.registry,
-            buckets=_SECONDS,
-        )
-        self._retries = Counter(
-            "linnet_gateway_retries", "Attempts after the first.", (*both, "cause"), registry=self.registry
-        )
-        self._continued = Counter(
-            "linnet_gateway_continued_streams",
-            "Streams that another replica went on with.",
-            both,
-            registry=self.registry,
-        )
-        self._broken = Counter(
-            "linnet_gateway_broken_streams", "Streams ended by an error.", both, registry=self.registry
-        )
-        self._queued = Gauge(
-            "linnet_gateway_queued", "Requests waiting to be let in.", both, registry=self.registry
-        )
-        self._refused = Counter(
-            "linnet_gateway_refused",
-            "Requests turned away for want of a key, a right or room.",
-            ("reason",),
-            registry=self.registry,
-        )
-        self._log_rows_dropped = Counter(
-            "linnet_gateway_log_rows_dropped",
-            "Rows of the access log that gave way to newer ones before they were written.",
-            registry=self.registry,
-        )
+        what = "Mean time between the tokens of a stream."
+        self._itl = histogram("linnet_gateway_itl_seconds", what, both, buckets=_BETWEEN_TOKENS)
+        self._tokens = counter("linnet_gateway_tokens", "Tokens of prompts and answers.", (*both, "kind"))
+        self._errors = counter("linnet_gateway_errors", "Errors that the gateway made.", (*both, "code"))
+        self._retries = counter("linnet_gateway_retries", "Attempts after the first.", (*both, "cause"))
+        what = "Streams that another replica went on with."
+        self._continued = counter("linnet_gateway_continued_streams", what, both)
+        self._broken = counter("linnet_gateway_broken_streams", "Streams ended by an error.", both)
+        what = "Requests turned away for want of a key, a right or room."
+        self._refused = counter("linnet_gateway_refused", what, ("reason",))
+        what = "Rows of the access log that gave way to newer ones before they were written."
+        self._log_rows_dropped = counter("linnet_gateway_log_rows_dropped", what)
+        self._standing = StandingGauges(self.registry)
         # Looking up a child by its labels costs more than counting; the labels are few.
         self._child = lru_cache(maxsize=4096)(_labelled)
+        # A counter that begins at 1 hides its first event from `increase`; these begin at 0.
+        for reason in set(REASONS.values()):
+            self._child(self._refused, reason)
 
     def began(self, model: str, version: str) -> None:
         """A request has a version and is on its way."""
@@ -83,6 +69,18 @@ class GatewayMetrics:
         """An answer is complete; status 499 stands for a caller who hung up."""
         self._child(self._requests, model, version, route, str(status)).inc()
         self._child(self._duration, model, version, route).observe(seconds)
+
+    def observed(self, row: Observation) -> None:
+        """What the end of an answer tells: its tokens, the pace of a stream, the gateway's own error."""
+        model, version = row.model, row.version
+        if row.prompt_tokens:
+            self._child(self._tokens, model, version, "prompt").inc(row.prompt_tokens)
+        if row.completion_tokens:
+            self._child(self._tokens, model, version, "completion").inc(row.completion_tokens)
+        if row.itl_s is not None:
+            self._child(self._itl, model, version).observe(row.itl_s)
+        if row.error_code:
+            self._child(self._errors, model, version, row.error_code).inc()
 
     def first_event(self, model: str, version: str, seconds: float) -> None:
         """A stream has begun."""
@@ -117,8 +115,13 @@ class GatewayMetrics:
         if (reason := REASONS.get(code)) is not None:
             self._child(self._refused, reason).inc()
 
-    def text(self) -> bytes:
-        """Prometheus' text format."""
+    def text(self, standings: Iterable[Standing]) -> bytes:
+        """Prometheus' text format, with how the versions stand now."""
+        now = list(standings)
+        self._standing.fill(now)
+        for one in now:
+            for counter in (self._broken, self._continued):
+                self._child(counter, one.model, one.version)
         return generate_latest(self.registry)
 
 

@@ -169,7 +169,7 @@ def no_policy(model: str) -> Refusal:
 
 
 def not_ready(reasons: Iterable[str]) -> Refusal:
-    """503 of `/readyz`."""
+    """503 of `/readyz`, and of what needs to have heard from the cluster."""
     return Refusal(503, f"Not ready: {'; '.join(reasons)}.", _SERVER, "not_ready", retry_after_s=1.0)
 
 

@@ -30,14 +30,18 @@ class ServeReplicaDirectory:
         self._ready = False
         self._client: Any = None
         self._own_ip = ""
+        self._own_app = ""
+        self._gateways: tuple[str, ...] = ()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Subscribe; updates are applied on `loop`."""
         import ray
+        from ray import serve
         from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
         from ray.serve._private.long_poll import LongPollClient, LongPollNamespace
 
         self._own_ip = ray.util.get_node_ip_address()
+        self._own_app = serve.get_replica_context().app_name
         self._client = LongPollClient(
             ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE),
             {LongPollNamespace.TARGET_GROUPS: self.update},
@@ -52,7 +56,9 @@ class ServeReplicaDirectory:
 
     def update(self, target_groups: Iterable[Any]) -> None:
         """Replace the table by what the controller says."""
-        self._table = build_table(target_groups, own_ip=self._own_ip)
+        groups = list(target_groups)
+        self._table = build_table(groups, own_ip=self._own_ip)
+        self._gateways = addresses(groups, app=self._own_app)
         self._ready = True
 
     def replicas(self, model: str, version: str) -> Sequence[Replica]:
@@ -62,6 +68,10 @@ class ServeReplicaDirectory:
     def versions(self, model: str) -> Sequence[str]:
         """Versions of a model that have an application."""
         return sorted(self._table.get(model, {}))
+
+    def gateways(self) -> Sequence[str]:
+        """Where each replica of this gateway's own application listens."""
+        return self._gateways
 
     def ready(self) -> bool:
         """Whether the controller has been heard once."""
@@ -77,7 +87,7 @@ def build_table(target_groups: Iterable[Any], *, own_ip: str) -> Table:
     """
     table: Table = {}
     for group in target_groups:
-        if str(getattr(group.protocol, "value", group.protocol)) != "HTTP":
+        if not _is_http(group):
             continue
         named = _version_of(group.route_prefix)
         if named is None:
@@ -92,6 +102,21 @@ def build_table(target_groups: Iterable[Any], *, own_ip: str) -> Table:
             if target.name.startswith(_REPLICA_ACTOR)
         )
     return table
+
+
+def addresses(target_groups: Iterable[Any], *, app: str) -> tuple[str, ...]:
+    """`host:port` of each running replica of an application, as the other hosts reach it."""
+    return tuple(
+        f"{target.ip}:{target.port}"
+        for group in target_groups
+        if group.app_name == app and _is_http(group)
+        for target in group.targets
+        if target.name.startswith(_REPLICA_ACTOR)
+    )
+
+
+def _is_http(group: Any) -> bool:
+    return str(getattr(group.protocol, "value", group.protocol)) == "HTTP"
 
 
 def _host(ip: str, own_ip: str) -> str:

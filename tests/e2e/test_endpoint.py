@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -55,6 +56,15 @@ def test_chat_and_stream_through_the_openai_client(client):
 
 def test_models_are_listed_with_their_versions(client):
     assert [model.id for model in client.models.list()] == [MODEL, f"{MODEL}:v1", f"{MODEL}:v2"]
+
+
+def test_prometheus_is_led_to_the_gateway_itself(shared_endpoint):
+    [group] = httpx.get(f"{shared_endpoint.url}/metrics/targets").raise_for_status().json()
+    [gateway] = group["targets"]
+    assert not shared_endpoint.url.endswith(gateway)
+    text = httpx.get(f"http://{gateway}/metrics").raise_for_status().text
+    for version in ("v1", "v2"):
+        assert f'linnet_gateway_replicas{{model="{MODEL}",version="{version}"}} 1.0' in text
 
 
 def test_an_unknown_model_is_the_clients_not_found(client):

@@ -145,6 +145,7 @@ class TableDirectory:
     def __init__(self) -> None:
         self.table: dict[tuple[str, str], tuple[Replica, ...]] = {}
         self.heard = True
+        self.beside: tuple[str, ...] = ()
 
     def put(self, model: str, version: str, *base_urls: str) -> None:
         self.table[model, version] = tuple(Replica(id=url, base_url=url) for url in base_urls)
@@ -154,6 +155,9 @@ class TableDirectory:
 
     def versions(self, model: str) -> Sequence[str]:
         return [version for name, version in self.table if name == model]
+
+    def gateways(self) -> Sequence[str]:
+        return self.beside
 
     def ready(self) -> bool:
         return self.heard

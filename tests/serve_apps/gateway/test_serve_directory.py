@@ -1,10 +1,10 @@
 from ray.serve.schema import Target, TargetGroup
 
-from serve_apps.gateway.serve_directory import ServeReplicaDirectory, build_table
+from serve_apps.gateway.serve_directory import ServeReplicaDirectory, addresses, build_table
 
 
-def group(prefix, *targets, protocol="HTTP"):
-    return TargetGroup(targets=list(targets), route_prefix=prefix, protocol=protocol, app_name="app")
+def group(prefix, *targets, protocol="HTTP", app="app"):
+    return TargetGroup(targets=list(targets), route_prefix=prefix, protocol=protocol, app_name=app)
 
 
 def replica(name, ip="10.0.0.7", port=30001):
@@ -50,3 +50,17 @@ def test_an_update_replaces_what_was_known():
     assert directory.ready()
     assert directory.versions("m") == ["v2"]
     assert directory.replicas("m", "v1") == ()
+
+
+def test_the_gateways_beside_are_the_running_replicas_of_the_same_application():
+    groups = [
+        group("/", replica("a"), replica("b", ip="10.0.0.8"), PROXY, app="gateway"),
+        group("/", replica("a", port=40001), app="gateway", protocol="gRPC"),
+        group("/_versions/m/v1", replica("c", port=30002), app="m-v1"),
+    ]
+    assert addresses(groups, app="gateway") == ("10.0.0.7:30001", "10.0.0.8:30001")
+    directory = ServeReplicaDirectory()
+    assert directory.gateways() == ()
+    directory._own_app = "gateway"
+    directory.update(groups)
+    assert directory.gateways() == ("10.0.0.7:30001", "10.0.0.8:30001")
