@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +20,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 class GatewayMetrics:
     """Requests, time to the first byte and to the last, retries and broken streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks_stale: Callable[[], bool] = lambda: False) -> None:
         self.registry = CollectorRegistry()
         both = ("model", "version")
         self._requests = Counter(
@@ -68,6 +69,11 @@ class GatewayMetrics:
             "Rows of the access log that gave way to newer ones before they were written.",
             registry=self.registry,
         )
+        Gauge(
+            "linnet_gateway_tasks_stale",
+            "1 while the newest user_config was refused and older tasks are in force.",
+            registry=self.registry,
+        ).set_function(tasks_stale)
         # Looking up a child by its labels costs more than counting; the labels are few.
         self._child = lru_cache(maxsize=4096)(_labelled)
 
