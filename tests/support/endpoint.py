@@ -104,12 +104,13 @@ class Endpoint:
         *,
         replicas: Mapping[str, int] | None = None,
         gateway: Mapping[str, Any] | None = None,
+        user_config: Mapping[str, Any] | None = None,
         **engine_kwargs: dict[str, Any],
     ) -> None:
         """`serve deploy` a YAML with the gateway and these versions.
 
         `v3={…}` sets its engine_kwargs; a version has one replica unless `replicas` says another number;
-        `gateway` adds to the gateway's args.
+        `gateway` adds to the gateway's args, `user_config` is that of its deployment.
         """
         counts = replicas or {}
         port = int(self.url.rsplit(":", 1)[1])
@@ -119,6 +120,7 @@ class Endpoint:
                 "import_path": "serve_apps.app:gateway",
                 "route_prefix": "/",
                 "args": {"models": [MODEL], "replica_wait_s": 20, **(gateway or {})},
+                "deployments": [{"name": "gateway", "user_config": user_config}] if user_config else [],
             },
             *(self._version(label, engine_kwargs.get(label, {}), counts.get(label, 1)) for label in labels),
         ]
