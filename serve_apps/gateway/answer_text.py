@@ -67,10 +67,10 @@ class AnswerText:
 
     def value(self) -> str:
         """The text so far; several choices are parted by a newline."""
-        return "\n".join(self.texts())
+        return "\n".join(filter(None, self.texts()))
 
     def texts(self) -> list[str]:
-        """The text of each choice so far."""
+        """The text of each choice so far, also of those that have said nothing."""
         return ["".join(self._parts[index]) for index in sorted(self._parts)]
 
 

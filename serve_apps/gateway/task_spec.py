@@ -64,7 +64,7 @@ class Output(StrictModel):
 
 
 class Task(StrictModel):
-    """A system prompt, decoding limits and the form of the answer: one job of a model.
+    """A system prompt, decoding limits and the form of the answer: one purpose of a model.
 
     `max_tokens` is the most that a caller may ask for. `temperature`, `top_p`, `seed` and `stop`
     hold for every request where they are given, and are the caller's where they are not.

@@ -1,4 +1,4 @@
-"""Tasks on a real endpoint: one engine, several jobs, changed by `serve deploy` while callers ask."""
+"""Tasks on a real endpoint: one engine, several purposes, changed by `serve deploy` while callers ask."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_task_with_choices_gives_one_of_them_whole_and_streamed(client, versio
     assert "".join(part.delta.content or "" for part in parts) == whole.message.content
 
 
-def test_the_same_engine_does_another_job(client):
+def test_the_same_engine_serves_another_task(client):
     answer = ask(client, "Hello?", model=f"{MODEL}/short", max_tokens=100)
     assert answer.usage.completion_tokens <= 5
     without = ask(client, "Hello?", model=MODEL, max_tokens=5)

@@ -52,12 +52,12 @@ def test_under_load_each_answer_belongs_wholly_to_one_task(begin):
 
     def settings(name):
         # What the grammar holds the engine to and what the gateway checks must be of the same task.
-        return {"m": {"job": {"system": name, "max_tokens": len(name), "output": {"choices": [name]}}}}
+        return {"m": {"swapped": {"system": name, "max_tokens": len(name), "output": {"choices": [name]}}}}
 
     def call(number):
         with httpx.Client(timeout=20) as client:
             while not stop.is_set():
-                body = {"model": "m/job", "messages": HELLO, "stream": number % 2 == 0}
+                body = {"model": "m/swapped", "messages": HELLO, "stream": number % 2 == 0}
                 answer = client.post(f"{stack.url}/v1/chat/completions", json=body)
                 told = [name for name in counted if told_name(answer) == name]
                 if answer.status_code != 200 or len(told) != 1:

@@ -1,4 +1,4 @@
-"""Tasks through the running gateway: one engine, several jobs."""
+"""Tasks through the running gateway: one engine, several purposes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def begin(launch):
     return partial(start, launch)
 
 
-def test_one_engine_does_several_jobs(begin):
+def test_one_engine_serves_several_purposes(begin):
     stack = begin()
     assert text_of(ask(stack)) == streamed(stack) == "positive"
     assert text_of(ask(stack, "m/chat")) == streamed(stack, "m/chat") == "Be kind."
