@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -169,12 +169,24 @@ def _explain(
 
 def _fields_at(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
     current: type[BaseModel] | None = model
+    chosen = 0  # keys of mappings, which people choose
     for part in path:
         if isinstance(part, int) or current is None:
             continue
+        if chosen:
+            chosen -= 1
+            continue
         field = current.model_fields.get(part)
+        chosen = _mappings_around(field.annotation) if field else 0
         current = _model_in(field.annotation) if field else None
     return list(current.model_fields) if current else []
+
+
+def _mappings_around(annotation: Any) -> int:
+    """How many keys that people choose stand between a field and the model within it."""
+    if get_origin(annotation) is dict:
+        return 1 + _mappings_around(get_args(annotation)[1])
+    return max((_mappings_around(argument) for argument in get_args(annotation)), default=0)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -23,11 +23,13 @@ from cluster.recovery.classes import FailureClass
 from cluster.recovery.situation import Strategy
 from cluster.refs import parse_version_ref
 from serve_apps.access_log import files
+from serve_apps.gateway import task_body
 from serve_apps.gateway.config import Auth, GatewayConfig
 from serve_apps.gateway.limits import Meter
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.observation import Observation
 from serve_apps.gateway.openai_errors import REASONS
+from serve_apps.gateway.task_spec import read_user_config
 from serve_apps.gateway.tokens import ASSUMED_ANSWER
 from serve_apps.rollout.states import Phase, Reason
 from serve_apps.scaling import LoadPolicy
@@ -142,7 +144,9 @@ def test_serve_yaml_fits_ray_and_us(name, tree):
         module, _, builder = application["import_path"].partition(":")
         assert (module, builder) in {("serve_apps.app", "gateway"), ("serve_apps.app", "version")}
         if builder == "gateway":
-            validate(application["args"], GatewayConfig, source=name)
+            served = validate(application["args"], GatewayConfig, source=name).models
+            for deployment in application.get("deployments", []):
+                read_user_config(deployment.get("user_config", {}), served)
             continue
         args = validate(application["args"], VersionArgs, source=name)
         assert application["route_prefix"] == route_prefix(parse_version_ref(args.version))
@@ -208,6 +212,8 @@ def test_every_key_that_people_write_has_its_table():
         "train_jobs.parallel:ParallelSpec",
         "serve_apps.version_args:VersionArgs",
         "serve_apps.gateway.config:GatewayConfig",
+        "serve_apps.gateway.task_spec:Task",
+        "serve_apps.gateway.task_spec:Output",
         "serve_apps.access_log.config:AccessLogConfig",
         "cluster.manifest:VersionManifest",
         "cluster.keys:Grant",
@@ -275,6 +281,12 @@ def test_the_tables_of_auth_and_of_refusals_are_complete():
     assert listed == {member.value for member in Auth}
     rows = only_table("serving.md", "refusal-reasons")
     assert {name: code(reason)[0] for reason, names in rows for name in code(names)} == REASONS
+
+
+def test_the_table_of_what_tasks_do_to_parameters_is_complete():
+    rows = [code(names) for names, _ in only_table("serving.md", "task-parameters")]
+    ours = (task_body.FIXED, task_body.MAXIMA, task_body.CLOSED_BY_PROMPT, task_body.CLOSED_BY_OUTPUT)
+    assert rows == [list(names) for names in ours]
 
 
 def test_the_page_on_limits_names_the_numbers_of_the_code():

@@ -15,9 +15,10 @@ from cluster.state.tables import LossRow, ReplicaRow
 
 
 class Signal(StrEnum):
-    """What told of a loss: a refused connection, or a lease that ran out."""
+    """What told of a loss: a connection that was refused or dropped, or a lease that ran out."""
 
     REFUSED = "refused"
+    DROPPED = "dropped"
     LEASE = "lease"
 
 

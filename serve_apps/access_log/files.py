@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("finish_reason", pa.string()),
         ("retries", pa.int64()),
         ("continued", pa.int64()),
+        ("task", pa.string()),
         ("prompt", pa.string()),
         ("answer", pa.string()),
     ]

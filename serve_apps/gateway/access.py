@@ -11,6 +11,7 @@ from serve_apps.gateway import openai_errors
 from serve_apps.gateway.config import AdminPaths, Auth, GatewayConfig
 from serve_apps.gateway.keys import KeyCache, LiveKey
 from serve_apps.gateway.limits import Meter
+from serve_apps.gateway.names import ModelName
 from serve_apps.gateway.openai_errors import Refusal
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -38,7 +39,7 @@ class Caller:
         if self.key is None or not self.key.models:
             return None
         usable = self.usable(served)
-        wanted = name.partition(":")[0] if name is not None else next(iter(usable), None)
+        wanted = ModelName.parse(name).model if name is not None else next(iter(usable), None)
         return None if wanted in usable else openai_errors.model_not_allowed(usable)
 
     def lane(self, named: str) -> str:

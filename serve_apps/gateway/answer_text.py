@@ -1,4 +1,4 @@
-"""The text of an answer, for the access log where it keeps answers."""
+"""The text of an answer, for the access log where it keeps answers and for the check of a task's output."""
 
 from __future__ import annotations
 
@@ -67,13 +67,18 @@ class AnswerText:
 
     def value(self) -> str:
         """The text so far; several choices are parted by a newline."""
-        return "\n".join("".join(self._parts[index]) for index in sorted(self._parts))
+        return "\n".join(filter(None, self.texts()))
+
+    def texts(self) -> list[str]:
+        """The text of each choice so far, also of those that have said nothing."""
+        return ["".join(self._parts[index]) for index in sorted(self._parts)]
 
 
 def _texts(answer: _Answer) -> Iterator[tuple[int, str]]:
     for choice in answer.choices:
         message = choice.message or choice.delta
-        if text := (message.content if message else choice.text):
+        text = message.content if message else choice.text
+        if text is not None:
             yield choice.index, text
     for item in answer.output:
         yield from ((0, part.text) for part in item.content or () if part.text)

@@ -23,13 +23,15 @@ from serve_apps.gateway.asgi import (
 )
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.directory import ReplicaDirectory
-from serve_apps.gateway.exchange import Exchange, Parts
+from serve_apps.gateway.exchange import Exchange
 from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.openai_errors import Refusal
+from serve_apps.gateway.parts import Parts
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.routes import PROXIED
 from serve_apps.gateway.standing import Standing, standings
+from serve_apps.gateway.tasks import TaskTable
 from serve_apps.gateway.upstream import Upstream
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
@@ -47,17 +49,19 @@ def build_app(
     access_log: AccessLog | None = None,
     keys: KeyCache | None = None,
     losses: LossRecorder | None = None,
+    tasks: TaskTable | None = None,
     replica_key: str | None = None,
     sends_request_id: bool = True,
 ) -> Gateway:
     """The ASGI application; it starts what it is given with its lifespan or its first request.
 
-    `keys` is needed unless `auth` is `none`. `losses` writes receipts of lost replicas.
-    `replica_key` is sent to replicas.
+    `keys` is needed unless `auth` is `none`; without `tasks` no model has any. `losses` writes
+    receipts of lost replicas. `replica_key` is sent to replicas.
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
-    metrics = GatewayMetrics()
+    tasks = tasks or TaskTable(config.models)
+    metrics = GatewayMetrics(lambda: tasks.stale)
     watch = losses.watch if losses is not None else LossWatch()
     followers = tuple(beat for beat in (policies, keys, losses) if beat is not None)
     return Gateway(
@@ -65,6 +69,7 @@ def build_app(
             config=config,
             directory=directory,
             policies=policies,
+            tasks=tasks,
             metrics=metrics,
             upstream=Upstream(config, directory, metrics, watch, replica_key),
             watch=watch,
@@ -128,15 +133,15 @@ class Gateway:
         if isinstance(caller, Refusal):
             await self._refuse(caller, send, extra)
             return
-        names = [
-            name
-            for model in caller.usable(self._parts.config.models)
-            for name in (model, *(f"{model}:{v}" for v in self._parts.directory.versions(model)))
-        ]
+        names = [name for model in caller.usable(self._parts.config.models) for name in self._names(model)]
         cards = [
             {"id": name, "object": "model", "created": self._created, "owned_by": "linnet"} for name in names
         ]
         await send_json(send, {"object": "list", "data": cards}, extra)
+
+    def _names(self, model: str) -> list[str]:
+        versions = self._parts.directory.versions(model)
+        return [model, *self._parts.tasks.of(model), *(f"{model}:{version}" for version in versions)]
 
     async def _say_alive(self, _asked: RawHeaders, send: Send, extra: RawHeaders) -> None:
         await send_json(send, {"status": "ok"}, extra)

@@ -19,6 +19,7 @@ from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.replica_key import replica_key
 from serve_apps.gateway.serve_directory import ServeReplicaDirectory
+from serve_apps.gateway.tasks import TaskTable
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
 
@@ -38,6 +39,7 @@ class Gateway:
         self._policies = PolicyCache(database, config.models)
         self._keys = KeyCache(database) if config.auth is not Auth.NONE else None
         self._losses = LossRecorder(database, self._directory, LossWatch(), config.models)
+        self._tasks = TaskTable(config.models)
         self._log = AccessLog(config.access_log, settings) if config.access_log.enabled else None
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -51,9 +53,17 @@ class Gateway:
             access_log=self._log,
             keys=self._keys,
             losses=self._losses,
+            tasks=self._tasks,
             replica_key=self._replica_key,
             sends_request_id=False,
         )
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve's hook: called before a replica's first request, and for each new `user_config`.
+
+        Serve stops a running replica whose hook raises, so this raises at the start alone.
+        """
+        self._tasks.change(user_config)
 
     def check_health(self) -> None:
         """Serve's health check: the controller must have been heard."""
@@ -80,5 +90,7 @@ def build(args: dict[str, Any]) -> Application:
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=2,
+        # Without it Serve would not call `reconfigure` when the YAML's own is taken out again.
+        user_config={},
     )
     return deployment.bind(config)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
 
-from serve_apps.access_log.log import AccessLog
+from cluster.state.losses import Signal
 from serve_apps.gateway import headers, openai_errors, selection, tokens
-from serve_apps.gateway.access import ANONYMOUS, Access
-from serve_apps.gateway.admission import Admission
+from serve_apps.gateway.access import ANONYMOUS
 from serve_apps.gateway.asgi import (
     HangUp,
     RawHeaders,
@@ -24,60 +22,22 @@ from serve_apps.gateway.asgi import (
     send_whole,
     start_message,
 )
-from serve_apps.gateway.config import GatewayConfig
-from serve_apps.gateway.directory import ReplicaDirectory
-from serve_apps.gateway.following import Beat
 from serve_apps.gateway.limits import Ticket
-from serve_apps.gateway.metrics import NONE, GatewayMetrics
+from serve_apps.gateway.metrics import NONE
 from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
-from serve_apps.gateway.policies import PolicyCache
+from serve_apps.gateway.parts import Parts
+from serve_apps.gateway.plan import Plan, make_plan
 from serve_apps.gateway.routes import CONTINUED
 from serve_apps.gateway.selection import Choice
-from serve_apps.gateway.stream import MARK, Stream
-from serve_apps.gateway.upstream import Answer, Call, Upstream
-from serve_apps.losses.watch import LossWatch
+from serve_apps.gateway.stream import DONE, MARK, Stream
+from serve_apps.gateway.task_output import AnswerCheck
+from serve_apps.gateway.upstream import Answer, Call
 
 HUNG_UP = 499
 """The status counted for a caller who left before the answer was complete."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What all exchanges of a gateway share."""
-
-    config: GatewayConfig
-    directory: ReplicaDirectory
-    policies: PolicyCache
-    metrics: GatewayMetrics
-    upstream: Upstream
-    watch: LossWatch
-    access: Access
-    admission: Admission
-    followers: tuple[Beat, ...]
-    access_log: AccessLog | None
-    sends_request_id: bool
-
-    async def start(self) -> None:
-        """Follow the database and write the log; a second call changes nothing."""
-        for follower in self.followers:
-            await follower.start()
-        if self.access_log is not None:
-            self.access_log.start()
-
-    async def stop(self) -> None:
-        """Close what is open, and write what the log still holds."""
-        await self.upstream.close()
-        for follower in self.followers:
-            await follower.stop()
-        if self.access_log is not None:
-            await asyncio.to_thread(self.access_log.stop)
-
-    def identity(self, request_id: bytes) -> RawHeaders:
-        """The x-request-id header, unless the server in front adds it."""
-        return [(b"x-request-id", request_id)] if self.sends_request_id else []
 
 
 class Exchange:
@@ -97,6 +57,7 @@ class Exchange:
         self._caller = ANONYMOUS
         self._lane = ""
         self._choice: Choice | None = None
+        self._check: AnswerCheck | None = None
         self._status = HUNG_UP
         self._begun = False
 
@@ -148,15 +109,19 @@ class Exchange:
         if body is None:
             return
         self._notes.asked(body)
-        choice = self._choose(body, ticket)
-        if isinstance(choice, Refusal):
-            await self._refuse(choice)
+        plan = self._plan(body, ticket)
+        if isinstance(plan, Refusal):
+            await self._refuse(plan)
             return
-        self._choice = choice
+        self._choice = plan.choice
+        if plan.task is not None:
+            self._notes.task = plan.task.name
+            self._check = plan.task.check()
         async with HangUp(self._receive) as hang_up:
-            await self._let_in(choice, body, ticket, hang_up)
+            await self._let_in(plan, ticket, hang_up)
 
-    async def _let_in(self, choice: Choice, body: bytes, ticket: Ticket, hang_up: HangUp) -> None:
+    async def _let_in(self, plan: Plan, ticket: Ticket, hang_up: HangUp) -> None:
+        choice = plan.choice
         slot = await self._parts.admission.enter(choice, self._lane)
         if isinstance(slot, Refusal):
             hang_up.ignore()
@@ -164,12 +129,12 @@ class Exchange:
             return
         self._parts.metrics.began(choice.model, choice.version)
         try:
-            await self._answer(choice, body, ticket, hang_up)
+            await self._answer(plan, ticket, hang_up)
         finally:
             slot.leave()
             self._parts.metrics.ended(choice.model, choice.version)
 
-    def _choose(self, body: bytes, ticket: Ticket) -> Choice | Refusal:
+    def _plan(self, body: bytes, ticket: Ticket) -> Plan | Refusal:
         ask = selection.parse_ask(body)
         if isinstance(ask, Refusal):
             return ask
@@ -186,10 +151,13 @@ class Exchange:
         )
         if isinstance(choice, Refusal):
             return choice
-        return ticket.reserve(lambda: tokens.estimate(self._route, body)) or choice
+        plan = make_plan(ask, choice, self._route, body, self._parts.tasks)
+        if isinstance(plan, Refusal):
+            return plan
+        return ticket.reserve(lambda: tokens.estimate(self._route, plan.body)) or plan
 
-    async def _answer(self, choice: Choice, body: bytes, ticket: Ticket, hang_up: HangUp) -> None:
-        config = self._parts.config
+    async def _answer(self, plan: Plan, ticket: Ticket, hang_up: HangUp) -> None:
+        config, choice, body = self._parts.config, plan.choice, plan.body
         call = Call(
             choice=choice,
             path=self._route,
@@ -218,9 +186,13 @@ class Exchange:
 
     async def _whole(self, answer: Answer, choice: Choice, hang_up: HangUp) -> None:
         try:
-            self._begun = True
             self._notes.answered(answer.first)
             self._complete(answer.status, hang_up)
+            check = self._check if answer.status < 400 else None
+            if check is not None and (refusal := check.whole(answer.first)) is not None:
+                await self._refuse(refusal)
+                return
+            self._begun = True
             await send_whole(self._send, answer.status, self._signed(answer.headers, choice), answer.first)
         finally:
             answer.close()
@@ -233,11 +205,11 @@ class Exchange:
         while (broken_by := await self._pass_on(answer, stream, hang_up)) is not None:
             _log.warning("a stream of %s:%s broke: %r", choice.model, choice.version, broken_by)
             call.rule_out(answer.replica_id)
+            self._parts.watch.missed(answer.replica_id, Signal.DROPPED)
             further = await self._go_on(call, stream, broken_by)
             if isinstance(further, Refusal):
                 self._parts.watch.failed(answer.replica_id)
-                self._parts.metrics.broken(choice.model, choice.version)
-                self._notes.error_code = further.code
+                self._end_by(further)
                 last = further.event()
                 break
             self._parts.watch.continued(answer.replica_id)
@@ -256,11 +228,27 @@ class Exchange:
         return None if stream.is_done else answer.broken_by
 
     async def _send_events(self, events: bytes, answer: Answer, stream: Stream, hang_up: HangUp) -> None:
+        if events and self._check is not None:
+            events = self._checked(events, stream, self._check)
         if stream.is_done:
             # A caller may leave as soon as it has read this.
             self._complete(answer.status, hang_up)
         if events:
             await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    def _checked(self, events: bytes, stream: Stream, check: AnswerCheck) -> bytes:
+        """The events, with an error in the place of `[DONE]` where the answer has another form."""
+        refusal = check.events(events, done=stream.is_done)
+        if refusal is None:
+            return events
+        self._end_by(refusal)
+        return events.removesuffix(DONE) + refusal.event()
+
+    def _end_by(self, refusal: Refusal) -> None:
+        """A stream's last event is an error."""
+        if self._choice is not None:
+            self._parts.metrics.broken(self._choice.model, self._choice.version)
+        self._notes.error_code = refusal.code
 
     async def _go_on(self, call: Call, stream: Stream, broken_by: Exception) -> Answer | Refusal:
         choice, resume = call.choice, stream.resume()

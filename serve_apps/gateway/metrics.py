@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,7 +23,7 @@ _BETWEEN_TOKENS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.
 class GatewayMetrics:
     """Requests, tokens, times, errors and broken streams, and how the versions stand."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks_stale: Callable[[], bool] = lambda: False) -> None:
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
@@ -50,6 +50,8 @@ class GatewayMetrics:
         self._refused = counter("linnet_gateway_refused", what, ("reason",))
         what = "Rows of the access log that gave way to newer ones before they were written."
         self._log_rows_dropped = counter("linnet_gateway_log_rows_dropped", what)
+        what = "1 while the newest user_config was refused and older tasks are in force."
+        gauge("linnet_gateway_tasks_stale", what).set_function(tasks_stale)
         self._standing = StandingGauges(self.registry)
         # Looking up a child by its labels costs more than counting; the labels are few.
         self._child = lru_cache(maxsize=4096)(_labelled)

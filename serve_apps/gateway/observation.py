@@ -36,6 +36,7 @@ class Observation(msgspec.Struct, frozen=True):
     finish_reason: str
     retries: int
     continued: int
+    task: str = ""
     prompt: str | None = None
     answer: str | None = None
 
@@ -48,6 +49,7 @@ class Notes:
 
     def __init__(self, headers: RawHeaders, request_id: bytes, route: str, text_bytes: int = 0) -> None:
         self.error_code = ""
+        self.task = ""
         self.ttft_s: float | None = None
         self.retries = 0
         self.continued = 0
@@ -103,6 +105,7 @@ class Notes:
             finish_reason=(stream.told_reason() if stream else "") or answer_end.finish_reason(end),
             retries=self.retries,
             continued=self.continued,
+            task=self.task,
             prompt=self._prompt,
             answer=self._text.value() if self._text is not None else None,
         )

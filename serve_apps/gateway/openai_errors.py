@@ -115,6 +115,49 @@ def unknown_version(model: str, version: str, versions: Iterable[str]) -> Refusa
     return Refusal(404, message, _REQUEST, "version_not_found", "x-linnet-version")
 
 
+def unknown_task(model: str, task: str, tasks: Iterable[str]) -> Refusal:
+    """404 for a task that the model does not have; `tasks` are written `model/task`."""
+    name = f"{model}/{task}"
+    near = did_you_mean(name, tasks) if len(name) <= _SHOWN else ""
+    message = f"The model `{model}` has no task `{_short(task)}`.{near} Its tasks: {one_of(tasks)}."
+    return Refusal(404, message, _REQUEST, "model_not_found", "model")
+
+
+def task_needs_chat(task: str, path: str, chat: str) -> Refusal:
+    """400 for a task on another route."""
+    message = f"`{task}` is a task, and tasks chat: {chat} answers it, {path} does not."
+    return Refusal(400, message, _REQUEST, "task_needs_chat", "model")
+
+
+def task_has_prompt(task: str, model: str, role: str, roles: Iterable[str]) -> Refusal:
+    """400 for a message that would stand beside the task's own prompt."""
+    message = (
+        f"`{task}` has a system prompt of its own, so a message may be from {one_of(roles)}, "
+        f"not from `{_short(role)}`. With a prompt of yours, ask `{model}`."
+    )
+    return Refusal(400, message, _REQUEST, "task_has_prompt", "messages")
+
+
+def task_sets(task: str, param: str, what: str) -> Refusal:
+    """400 for a parameter that the task does not leave to its callers."""
+    message = f"The task `{task}` {_short(what)}; leave out `{param}`."
+    return Refusal(400, message, _REQUEST, "task_sets_parameter", param)
+
+
+def task_output(task: str, form: str, finish_reason: str) -> Refusal:
+    """502 for an answer that has not the form of its task's output."""
+    message = (
+        f"An answer of `{task}` is {_short(form)}; this one was not "
+        f"(finish_reason: {finish_reason or 'none'})."
+    )
+    return Refusal(502, message, _SERVER, "task_output")
+
+
+def missing_messages() -> Refusal:
+    """400 for a task's request without a message."""
+    return Refusal(400, "You must give messages.", _REQUEST, "missing_required_parameter", "messages")
+
+
 def no_api_key() -> Refusal:
     """401 for a request without a key, where one is needed."""
     message = "This endpoint needs an API key, in one header `Authorization: Bearer sk-linnet-…`."

@@ -11,6 +11,7 @@ import msgspec
 
 from cluster.traffic import TrafficPolicy, route
 from serve_apps.gateway import openai_errors
+from serve_apps.gateway.names import ModelName
 from serve_apps.gateway.openai_errors import Refusal
 
 PIN_HEADER = b"x-linnet-version"
@@ -62,10 +63,11 @@ def select(
     """Pick the version: a pin in the header or in the model's name wins, else the split decides."""
     if ask.model is None and len(served) != 1:
         return openai_errors.missing_model(served)
-    name = served[0] if ask.model is None else ask.model
-    model, _, label = name.partition(":")
+    text = served[0] if ask.model is None else ask.model
+    name = ModelName.parse(text)
+    model, label = name.model, name.version
     if model not in served:
-        return openai_errors.unknown_model(name, served)
+        return openai_errors.unknown_model(text, served)
     live = policy(model)
     pin = _text(_first(headers, PIN_HEADER))
     if label or pin:

@@ -14,6 +14,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from cluster.state.losses import Signal
 from serve_apps.gateway import openai_errors
 from serve_apps.gateway.balancer import OUT, Balancer
 from serve_apps.gateway.config import GatewayConfig
@@ -269,13 +270,15 @@ class Upstream:
         _log.warning("%s of %s:%s: %s", replica.id, call.choice.model, call.choice.version, failure)
         self._watch.retried(replica.id)
         if failure is Failure.REFUSED:
-            self._watch.refused(replica.id)
+            self._watch.missed(replica.id, Signal.REFUSED)
             self._balancer.avoid(replica.id)
         else:
             # A kept-alive connection that was closed just then looks like a replica that died: one
             # dropped request does not rule out the replica, where there is no other.
             call.strikes[replica.id] += 1 if failure is Failure.DROPPED else OUT
             self._balancer.failed(replica.id)
+            if failure is Failure.DROPPED:
+                self._watch.missed(replica.id, Signal.DROPPED)
 
 
 def _left_already() -> None:

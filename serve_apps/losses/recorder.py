@@ -17,8 +17,8 @@ from serve_apps.losses.watch import LossWatch, Place, Vanished
 class LossRecorder(Beat):
     """A replica removes its own row when it stops in good order; one that was killed leaves it.
 
-    So a replica that vanished and left its row is lost: at once where it had refused a connection,
-    which a replica that is draining does not, else when its lease has run out.
+    So a replica that vanished and left its row is lost: at once where it had refused or dropped a
+    connection, which one that is to drain does not do before, else when its lease has run out.
     """
 
     what = "receipts of lost replicas"
@@ -68,15 +68,15 @@ def judge(vanished: Vanished, row: ReplicaRow | None) -> Loss | None:
     if row is None:
         return None
     trace = vanished.trace
-    if not trace.refused_at and not replicas.is_stale(row):
+    if trace.signal is None and not replicas.is_stale(row):
         return None
     return Loss(
         replica=vanished.replica,
         model=vanished.place[0],
         version=vanished.place[1],
-        signal=Signal.REFUSED if trace.refused_at else Signal.LEASE,
+        signal=trace.signal or Signal.LEASE,
         heard_at=max(_utc(trace.heard_at), row.seen_at),
-        detected_at=_utc(trace.refused_at or vanished.at),
+        detected_at=_utc(trace.missed_at or vanished.at),
         isolated_at=_utc(vanished.at),
         retried=trace.retried,
         continued=trace.continued,

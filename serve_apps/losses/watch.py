@@ -1,10 +1,12 @@
-"""What a gateway notices of its replicas: signs of life, refusals, and that one is there no more."""
+"""What a gateway notices of its replicas: signs of life, lost connections, and that one is there no more."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from cluster.state.losses import Signal
 
 Place = tuple[str, str]
 """Model and version."""
@@ -15,7 +17,8 @@ class Trace:
     """One replica as this gateway has known it; times in Unix seconds, 0 for never."""
 
     heard_at: float = 0.0
-    refused_at: float = 0.0
+    missed_at: float = 0.0
+    signal: Signal | None = None
     retried: int = 0
     continued: int = 0
     failed: int = 0
@@ -40,14 +43,15 @@ class LossWatch:
         self._running: dict[str, Place] = {}
 
     def heard(self, replica: str) -> None:
-        """It has answered, so a refusal before was no loss."""
+        """It has answered, so what was missed before was no loss."""
         trace = self._trace(replica)
-        trace.heard_at, trace.refused_at = self._clock(), 0.0
+        trace.heard_at, trace.missed_at, trace.signal = self._clock(), 0.0, None
 
-    def refused(self, replica: str) -> None:
-        """It took no connection."""
+    def missed(self, replica: str, signal: Signal) -> None:
+        """It took no connection, or dropped one."""
         trace = self._trace(replica)
-        trace.refused_at = trace.refused_at or self._clock()
+        if trace.signal is None:
+            trace.missed_at, trace.signal = self._clock(), signal
 
     def retried(self, replica: str) -> None:
         """A request that it did not answer is sent elsewhere."""

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from cluster.config import Settings, StrictModel, load_yaml, validate
 from cluster.errors import ConfigError, NotFoundError
@@ -17,6 +18,7 @@ class Recipe(StrictModel):
     name: str
     optim: Optim = Optim()
     parts: tuple[Optim, ...] = ()
+    by_team: dict[str, dict[str, Optim]] = Field(default_factory=dict)
 
 
 @pytest.fixture
@@ -62,6 +64,13 @@ def test_a_misspelt_key_inside_a_list_is_found_too(write):
     file = write("name: a\nparts:\n  - lr: 1\n  - lrr: 2\n")
 
     with pytest.raises(ConfigError, match=r"recipe\.yaml:4.*`lrr`.*Did you mean `lr`"):
+        load_yaml(file, Recipe)
+
+
+def test_a_misspelt_key_below_names_that_people_choose_is_found_too(write):
+    file = write("name: a\nby_team:\n  blue:\n    first:\n      stepz: 4\n")
+
+    with pytest.raises(ConfigError, match=r"recipe\.yaml:5.*`stepz` is not a key.*Did you mean `steps`"):
         load_yaml(file, Recipe)
 
 

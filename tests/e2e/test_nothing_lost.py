@@ -58,8 +58,8 @@ def test_killed_and_stopped_engines_and_replicas_cost_no_answer(two_replicas):
     assert comparison.cut == []
     assert comparison.equal > 80
     assert continued(two_replicas) >= 1
-    receipts = wait_for(lambda: made_good(two_replicas), "three receipts", 20)
-    assert {receipt["signal"] for receipt in receipts} == {"refused"}
+    # One that no request noticed is told when its lease has run out.
+    receipts = wait_for(lambda: made_good(two_replicas), "three receipts", 90)
     assert sum(receipt["continued"] for receipt in receipts) >= 1
     assert not any(receipt["failed"] for receipt in receipts)
     assert all(receipt["total_s"] < 240 and receipt["verify_s"] > 0 for receipt in receipts)

@@ -105,12 +105,14 @@ class Endpoint:
         replicas: Mapping[str, int | dict[str, Any]] | None = None,
         gateway: Mapping[str, Any] | None = None,
         gateways: int = 1,
+        user_config: Mapping[str, Any] | None = None,
         **engine_kwargs: dict[str, Any],
     ) -> None:
         """`serve deploy` a YAML with the gateway and these versions.
 
         `v3={…}` sets its engine_kwargs; a version has one replica unless `replicas` says another
-        number, or how it scales; `gateway` adds to the gateway's args; `gateways` is how many run.
+        number, or how it scales; `gateway` adds to the gateway's args, `user_config` is that of its
+        deployment; `gateways` is how many run.
         """
         counts = replicas or {}
         port = int(self.url.rsplit(":", 1)[1])
@@ -120,7 +122,13 @@ class Endpoint:
                 "import_path": "serve_apps.app:gateway",
                 "route_prefix": "/",
                 "args": {"models": [MODEL], "replica_wait_s": 20, **(gateway or {})},
-                "deployments": [{"name": "gateway", "num_replicas": gateways}],
+                "deployments": [
+                    {
+                        "name": "gateway",
+                        "num_replicas": gateways,
+                        **({"user_config": user_config} if user_config else {}),
+                    }
+                ],
             },
             *(self._version(label, engine_kwargs.get(label, {}), counts.get(label, 1)) for label in labels),
         ]

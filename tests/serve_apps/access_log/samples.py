@@ -33,6 +33,7 @@ rows = st.builds(
     finish_reason=st.sampled_from(["", "stop"]),
     retries=st.integers(0, 2),
     continued=st.integers(0, 2),
+    task=st.sampled_from(["", "sentiment"]),
     prompt=st.none() | TEXT,
     answer=st.none() | TEXT,
 )

@@ -24,6 +24,7 @@ from serve_apps.gateway.app import build_app
 from serve_apps.gateway.config import Auth, GatewayConfig
 from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
+from serve_apps.gateway.tasks import TaskTable
 from tests.serve_apps.gateway.servers import (
     Behaviour,
     Engine,
@@ -62,6 +63,7 @@ class Stack:
     cache: PolicyCache | None = None
     server: UvicornThread | None = None
     keys: KeyCache | None = None
+    tasks: TaskTable | None = None
 
     def engine(self, version: str, behaviour: Behaviour | None = None) -> Engine:
         """Start one more replica of a version of the model `m`."""
@@ -160,12 +162,14 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
         log = AccessLog(config.access_log, home) if config.access_log.enabled else None
         if config.auth is not Auth.NONE:
             stack.keys = KeyCache(database, interval_s=0.02)
+        stack.tasks = TaskTable(config.models)
         app = build_app(
             config,
             stack.directory,
             stack.cache,
             access_log=log,
             keys=stack.keys,
+            tasks=stack.tasks,
             replica_key=replica_key,
         )
         stack.server = UvicornThread(app)

@@ -74,6 +74,7 @@ def test_a_whole_answer(launch):
         "finish_reason": "stop",
         "retries": 0,
         "continued": 0,
+        "task": "",
         "prompt": None,
         "answer": None,
     }

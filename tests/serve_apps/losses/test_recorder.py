@@ -8,6 +8,7 @@ import pytest
 from cluster.cli.main import main
 from cluster.state import losses, replicas
 from cluster.state.database import open_database
+from cluster.state.losses import Signal
 from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import ReplicaRow, utc_now
 from serve_apps.losses.recorder import LossRecorder
@@ -55,7 +56,7 @@ def test_a_replica_that_refused_and_vanished_is_lost_at_once_and_made_good(datab
     report(database, "a", seen_ago_s=3)
     report(database, "b")
     recorder._once()
-    recorder.watch.refused("a")
+    recorder.watch.missed("a", Signal.REFUSED)
     recorder.watch.retried("a")
     directory.put("m", "v1", "b")
     recorder._once()
@@ -106,7 +107,7 @@ def test_receipts_are_listed_with_their_seconds(tmp_path, monkeypatch, capsys):
     directory.put("m", "v1", "a")
     report(database, "a", seen_ago_s=2)
     recorder._once()
-    recorder.watch.refused("a")
+    recorder.watch.missed("a", Signal.REFUSED)
     directory.put("m", "v1")
     recorder._once()
     report(database, "b")

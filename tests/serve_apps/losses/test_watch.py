@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.state.losses import Signal
 from serve_apps.losses.watch import LossWatch, Trace, Vanished
 
 PLACE = ("m", "v1")
@@ -19,24 +20,24 @@ def test_what_was_noted_of_a_replica_comes_with_its_end():
     assert watch.look({"a": PLACE, "b": PLACE}) == []
     watch.heard("a")
     clock.now = 101.0
-    watch.refused("a")
+    watch.missed("a", Signal.REFUSED)
     clock.now = 102.0
-    watch.refused("a")
+    watch.missed("a", Signal.DROPPED)
     watch.retried("a")
     watch.continued("a")
     watch.failed("a")
     [gone] = watch.look({"b": PLACE})
-    assert gone == Vanished("a", PLACE, 102.0, Trace(100.0, 101.0, 1, 1, 1))
+    assert gone == Vanished("a", PLACE, 102.0, Trace(100.0, 101.0, Signal.REFUSED, 1, 1, 1))
     assert watch.look({"b": PLACE}) == []
 
 
-def test_an_answer_after_a_refusal_takes_it_back():
+def test_an_answer_takes_back_what_was_missed_before():
     watch = LossWatch(Clock())
     watch.look({"a": PLACE})
-    watch.refused("a")
+    watch.missed("a", Signal.DROPPED)
     watch.heard("a")
     [gone] = watch.look({})
-    assert gone.trace.refused_at == 0.0
+    assert gone.trace.signal is None
 
 
 @given(st.lists(st.sets(st.sampled_from("abcd")), min_size=1))
