@@ -8,10 +8,13 @@ The one place that touches Serve's private long poll (Ray 2.60, held by
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from serve_apps.gateway.directory import Replica
+
+LOOPBACK = "127.0.0.1"
 
 _PREFIX = "/_versions/"
 _REPLICA_ACTOR = "SERVE_REPLICA::"
@@ -58,7 +61,7 @@ class ServeReplicaDirectory:
         """Replace the table by what the controller says."""
         groups = list(target_groups)
         self._table = build_table(groups, own_ip=self._own_ip)
-        self._gateways = addresses(groups, app=self._own_app)
+        self._gateways = addresses(groups, app=self._own_app, own_ip=self._own_ip)
         self._ready = True
 
     def replicas(self, model: str, version: str) -> Sequence[Replica]:
@@ -104,10 +107,13 @@ def build_table(target_groups: Iterable[Any], *, own_ip: str) -> Table:
     return table
 
 
-def addresses(target_groups: Iterable[Any], *, app: str) -> tuple[str, ...]:
-    """`host:port` of each running replica of an application, as the other hosts reach it."""
+def addresses(target_groups: Iterable[Any], *, app: str, own_ip: str) -> tuple[str, ...]:
+    """`host:port` of each running replica of an application, as the other hosts reach it.
+
+    One on this host that listens on the loopback address alone is reached from nowhere else.
+    """
     return tuple(
-        f"{target.ip}:{target.port}"
+        f"{target.ip if target.ip != own_ip or _accepts(target.ip, target.port) else LOOPBACK}:{target.port}"
         for group in target_groups
         if group.app_name == app and _is_http(group)
         for target in group.targets
@@ -115,12 +121,21 @@ def addresses(target_groups: Iterable[Any], *, app: str) -> tuple[str, ...]:
     )
 
 
+def _accepts(ip: str, port: int) -> bool:
+    """Asked of this host only, which answers at once."""
+    try:
+        with socket.create_connection((ip, port), timeout=0.5):
+            return True
+    except OSError:
+        return False
+
+
 def _is_http(group: Any) -> bool:
     return str(getattr(group.protocol, "value", group.protocol)) == "HTTP"
 
 
 def _host(ip: str, own_ip: str) -> str:
-    return "127.0.0.1" if ip == own_ip else ip
+    return LOOPBACK if ip == own_ip else ip
 
 
 def _version_of(prefix: str) -> tuple[str, str] | None:

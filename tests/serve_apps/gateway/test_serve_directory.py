@@ -1,3 +1,5 @@
+import socket
+
 from ray.serve.schema import Target, TargetGroup
 
 from serve_apps.gateway.serve_directory import ServeReplicaDirectory, addresses, build_table
@@ -58,9 +60,18 @@ def test_the_gateways_beside_are_the_running_replicas_of_the_same_application():
         group("/", replica("a", port=40001), app="gateway", protocol="gRPC"),
         group("/_versions/m/v1", replica("c", port=30002), app="m-v1"),
     ]
-    assert addresses(groups, app="gateway") == ("10.0.0.7:30001", "10.0.0.8:30001")
+    assert addresses(groups, app="gateway", own_ip="10.0.0.9") == ("10.0.0.7:30001", "10.0.0.8:30001")
     directory = ServeReplicaDirectory()
     assert directory.gateways() == ()
     directory._own_app = "gateway"
     directory.update(groups)
     assert directory.gateways() == ("10.0.0.7:30001", "10.0.0.8:30001")
+
+
+def test_a_gateway_on_this_host_is_named_by_the_address_that_it_listens_on():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        on_loopback = [group("/", replica("a", ip="127.0.0.2", port=port), app="gateway")]
+        assert addresses(on_loopback, app="gateway", own_ip="127.0.0.2") == (f"127.0.0.1:{port}",)
+        everywhere = [group("/", replica("a", ip="127.0.0.1", port=port), app="gateway")]
+        assert addresses(everywhere, app="gateway", own_ip="127.0.0.1") == (f"127.0.0.1:{port}",)
