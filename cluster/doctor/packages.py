@@ -26,6 +26,7 @@ REQUIREMENTS = (
     "aiohttp>=3.12",
     "uvloop>=0.21",
     "msgspec>=0.20",
+    "jsonschema>=4.18",
     "prometheus-client>=0.22",
     "numpy>=2",
     "matplotlib>=3.10",
