@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from importlib.metadata import PackageNotFoundError, version
 
@@ -51,11 +52,17 @@ def loop_thread():
 def application(loop_thread, tmp_path_factory):
     """vLLM's own app over an engine in this process' child, with the hooks and the middleware."""
     model = str(make_tiny_model(tmp_path_factory.mktemp("tiny")))
+    root = logging.getLogger()
+    level, handlers = root.level, [(handler, handler.level) for handler in root.handlers]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setattr("tests.serve_apps.gateway.servers.DEADLINE_S", 240.0)
         engine, app = loop_thread.run(build(model))
+    # vLLM quietens the log of the whole process; other tests look at warnings.
+    root.setLevel(level)
+    for handler, former in handlers:
+        handler.setLevel(former)
     yield TellTokens(app)
     engine.shutdown()
     # vLLM leaves its context to the garbage collector, whose warning would be an error here.
