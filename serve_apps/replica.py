@@ -14,6 +14,8 @@ from serve_apps.version_args import VersionArgs
 class VersionReplica:
     """Hands everything to a `VersionServer`, which it makes in its constructor."""
 
+    _server: Any = None
+
     async def __init__(self, args: VersionArgs, llm_config_fields: dict[str, Any]) -> None:
         from ray.serve.llm import LLMConfig
 
@@ -40,5 +42,6 @@ class VersionReplica:
         return await self._server.record_autoscaling_stats()
 
     async def __del__(self) -> None:
-        """Serve's hook at the end of a graceful stop."""
-        await self._server.__del__()
+        """Serve's hook at the end of a graceful stop, and of a constructor that failed before its server."""
+        if self._server is not None:
+            await self._server.__del__()
