@@ -9,6 +9,7 @@ import os
 import time
 from typing import Any
 
+import grpc
 from ray import serve
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
@@ -18,7 +19,7 @@ from cluster.manifest import GoldenAnswer
 from cluster.registry import ModelStore
 from cluster.state import replicas
 from cluster.state.replicas import ReplicaStatus
-from serve_apps import ray_llm
+from serve_apps import ray_llm, warm_worker
 from serve_apps.engine_load import EngineLoad
 from serve_apps.liveness import Pulse, hung
 from serve_apps.memory import MemoryGuard
@@ -94,6 +95,10 @@ class VersionServer(LLMServer):
         with contextlib.suppress(LinnetError):
             await asyncio.to_thread(self._forget)
 
+    async def _start_engine(self) -> None:
+        """As Ray's, without its usage telemetry: an actor for it would import all of vLLM."""
+        await self.engine.start()
+
     async def _prove(self) -> int:
         manifest = await asyncio.to_thread(self._store.manifest, self._args.ref)
         return await prove(
@@ -125,11 +130,20 @@ class VersionServer(LLMServer):
 
     async def _renew(self) -> None:
         while True:
+            await self._keep_warm_worker()
             await asyncio.sleep(self._args.lease_s)
             try:
                 await self._report(ReplicaStatus.SERVING)
             except LinnetError as error:
                 logger.warning("The lease of %s was not renewed: %s", self._replica, error.message)
+
+    async def _keep_warm_worker(self) -> None:
+        if not self._args.warm_worker:
+            return
+        try:
+            await asyncio.to_thread(warm_worker.keep_one)
+        except (OSError, grpc.RpcError) as error:
+            logger.warning("No warm worker could be had: %s", error)
 
     async def _stay_alive(self) -> None:
         pulse = Pulse()

@@ -8,9 +8,10 @@ from typing import Any
 from ray import serve
 from ray.serve.deployment import Application
 
-from serve_apps import engine_fork, scaling
+from serve_apps import scaling, warm_worker
 from serve_apps.deployment_options import deployment_options
 from serve_apps.replica import VersionReplica
+from serve_apps.serve_settings import ONE_LOOP
 from serve_apps.version_args import VersionArgs
 
 # A replica that fails to start is not tried twenty times: its weights or its answers are wrong,
@@ -53,12 +54,14 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
         }
     else:
         deployment_config.setdefault("num_replicas", 1)
-    runtime_env["env_vars"].setdefault("HF_HUB_OFFLINE", "1")
+    for name, value in {"HF_HUB_OFFLINE": "1", **ONE_LOOP}.items():
+        runtime_env["env_vars"].setdefault(name, value)
     placement = args.placement_group_config
     if on_cpu:
         engine_kwargs.setdefault("dtype", "float32")
         runtime_env["env_vars"].setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        runtime_env["env_vars"].setdefault(engine_fork.HOOK_VARIABLE, engine_fork.HOOK)
+        for name, value in warm_worker.variables(runtime_env).items():
+            runtime_env["env_vars"].setdefault(name, value)
         placement = placement or {"bundles": [{"CPU": 1}]}
     return {
         "model_loading_config": {"model_id": args.ref.model, "model_source": os.devnull},

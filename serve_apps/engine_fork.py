@@ -12,12 +12,6 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 
-HOOK = "serve_apps.engine_fork.start"
-"""Named in the runtime environment of a replica, for Ray to call before anything else there."""
-
-HOOK_VARIABLE = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
-"""Ray 2.60 takes `worker_process_setup_hook` for whole jobs only; this is what it becomes."""
-
 _PRELOADED = [
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from serve_apps import warm_worker
 from serve_apps.version_args import VersionArgs
 
 
@@ -17,6 +18,7 @@ class VersionReplica:
     _server: Any = None
 
     async def __init__(self, args: VersionArgs, llm_config_fields: dict[str, Any]) -> None:
+        warm_worker.taken()
         from ray.serve.llm import LLMConfig
 
         from serve_apps.engine import VersionServer

@@ -22,7 +22,8 @@ class VersionArgs(StrictModel):
     `proof_timeout_s` bounds one golden answer, `lease_s` is how often the replica renews
     its row in the state database. After `liveness_s` without an output the engine is asked for a
     token, and after `liveness_timeout_s` without one it is taken for hung and ended. A replica that
-    holds nearly `memory_limit_gib` is replaced; null for no limit.
+    holds nearly `memory_limit_gib` is replaced; null for no limit. `warm_worker`: each host of a replica
+    keeps a process with vLLM imported, for the next replica (without a GPU only).
     """
 
     version: str
@@ -36,6 +37,7 @@ class VersionArgs(StrictModel):
     liveness_s: float = Field(default=5.0, gt=0)
     liveness_timeout_s: float = Field(default=15.0, gt=0)
     memory_limit_gib: float | None = Field(default=None, gt=0)
+    warm_worker: bool = True
 
     @field_validator("version")
     @classmethod

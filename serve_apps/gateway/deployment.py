@@ -22,6 +22,7 @@ from serve_apps.gateway.serve_directory import ServeReplicaDirectory
 from serve_apps.gateway.tasks import TaskTable
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
+from serve_apps.serve_settings import ONE_LOOP
 
 # `max_in_flight` and `max_queue` bound what runs and what waits, and answer what is beyond them.
 _MAX_ONGOING_REQUESTS = 10_000
@@ -88,7 +89,7 @@ def build(args: dict[str, Any]) -> Application:
         serve.ingress()(Gateway),
         name="gateway",
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
         health_check_period_s=2,
         # Without it Serve would not call `reconfigure` when the YAML's own is taken out again.
         user_config={},

@@ -38,11 +38,22 @@ def test_ray_still_runs_the_hook_that_the_variable_names():
     from ray._private import ray_constants
     from ray._private.runtime_env.setup_hook import load_and_execute_setup_hook
 
-    from serve_apps import engine_fork
+    from serve_apps import warm_worker
 
-    assert ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR == engine_fork.HOOK_VARIABLE
+    assert ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR == warm_worker.HOOK_VARIABLE
     assert load_and_execute_setup_hook("os.getcwd") is None
-    assert "Failed" in load_and_execute_setup_hook("serve_apps.engine_fork.no_such_name")
+    assert "Failed" in load_and_execute_setup_hook("serve_apps.warm_worker.no_such_name")
+
+
+def test_the_start_of_an_engine_still_is_one_call_and_telemetry():
+    from ray.serve.llm.deployment import LLMServer
+
+    source = inspect.getsource(LLMServer._start_engine)
+    assert [line.split("await ")[1] for line in source.splitlines() if "await" in line] == [
+        "self.engine.start()"
+    ]
+    assert "push_telemetry_report_for_all_models" in source
+    assert "self._start_engine()" in inspect.getsource(LLMServer.start)
 
 
 def test_the_engine_class_still_starts_as_the_lean_one_assumes():
