@@ -111,6 +111,9 @@ class _FixedDirectory:
     def replicas(self, _model: str, version: str) -> Sequence[Any]:
         return self._replicas.get(version, ())
 
+    def planned(self, _model: str, _version: str) -> int | None:
+        return None
+
     def versions(self, _model: str) -> Sequence[str]:
         return tuple(self._replicas)
 

@@ -63,7 +63,7 @@ class VersionServer(LLMServer):
                 ray_llm.stop_engine(self.engine)
             raise
         took = {"load_s": round(loaded - began, 2), "prove_s": round(time.monotonic() - loaded, 2)}
-        await self._report(ReplicaStatus.SERVING, {"proven": proven, **took})
+        await self._report(ReplicaStatus.SERVING, {"proven": proven, "standby": args.standby, **took})
         self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._stay_alive())]
 
     async def __serve_build_asgi_app__(self) -> Any:

@@ -12,7 +12,7 @@ from serve_apps import scaling, warm_worker
 from serve_apps.deployment_options import deployment_options
 from serve_apps.replica import VersionReplica
 from serve_apps.serve_settings import ONE_LOOP
-from serve_apps.version_args import VersionArgs
+from serve_apps.version_args import VersionArgs, deployment_name
 
 # A replica that fails to start is not tried twenty times: its weights or its answers are wrong,
 # and the next try would find the same.
@@ -29,7 +29,7 @@ def build(args: VersionArgs) -> Application:
     """The application of one version."""
     fields = llm_config_fields(args)
     options = deployment_options(fields, on_cpu=_is_on_cpu(args))
-    options["name"] = f"{args.ref.model}-{args.ref.version}"
+    options["name"] = deployment_name(args.ref.model, args.ref.version)
     return serve.deployment(serve.ingress()(VersionReplica), **options).bind(args, fields)
 
 
@@ -53,7 +53,7 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
             **deployment_config["autoscaling_config"],
         }
     else:
-        deployment_config.setdefault("num_replicas", 1)
+        deployment_config["num_replicas"] = deployment_config.get("num_replicas", 1) + args.standby
     for name, value in {"HF_HUB_OFFLINE": "1", **ONE_LOOP}.items():
         runtime_env["env_vars"].setdefault(name, value)
     placement = args.placement_group_config

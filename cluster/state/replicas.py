@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Collection
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +13,8 @@ from sqlalchemy.orm import Session
 from cluster.state.tables import ReplicaRow, utc_now
 
 LEASE = timedelta(seconds=60)
+
+_START = ("load_s", "prove_s")
 
 
 class ReplicaStatus(StrEnum):
@@ -56,6 +59,19 @@ def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
     if model is not None:
         query = query.where(ReplicaRow.model == model)
     return list(session.scalars(query.order_by(ReplicaRow.model, ReplicaRow.version)))
+
+
+def serving(session: Session, names: Collection[str]) -> list[ReplicaRow]:
+    """Those of the named replicas that have proven themselves, also where the lease has run out."""
+    query = select(ReplicaRow).where(
+        ReplicaRow.replica.in_(names), ReplicaRow.status == ReplicaStatus.SERVING.value
+    )
+    return list(session.scalars(query))
+
+
+def proven_at(row: ReplicaRow) -> datetime:
+    """When a serving replica had proven itself."""
+    return row.started_at + timedelta(seconds=sum(float(row.detail.get(name, 0.0)) for name in _START))
 
 
 def everything(session: Session, model: str | None = None) -> list[ReplicaRow]:

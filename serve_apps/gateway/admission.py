@@ -13,6 +13,7 @@ from serve_apps.gateway.fair_queue import FairQueue
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.selection import Choice
+from serve_apps.gateway.standbys import StandbysOf, nobody
 
 # A replica that starts makes room without any request ending, and nothing tells of it.
 _LOOK_S = 0.05
@@ -51,10 +52,17 @@ class Admission:
     take turns, and so do the lanes within a line.
     """
 
-    def __init__(self, config: GatewayConfig, directory: ReplicaDirectory, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        directory: ReplicaDirectory,
+        metrics: GatewayMetrics,
+        standbys: StandbysOf = nobody,
+    ) -> None:
         self._config = config
         self._directory = directory
         self._metrics = metrics
+        self._standbys = standbys
         self._total = 0
         self._under_way: Counter[Choice] = Counter()
         self._lines: OrderedDict[Choice, FairQueue[_Waiter]] = OrderedDict()
@@ -128,7 +136,8 @@ class Admission:
 
     def _has_room(self, choice: Choice) -> bool:
         # Without a replica, requests go on to wait for one as `replica_wait_s` says.
-        replicas = max(1, len(self._directory.replicas(choice.model, choice.version)))
+        running = len(self._directory.replicas(choice.model, choice.version))
+        replicas = max(1, running - len(self._standbys(choice.model, choice.version)))
         bound = self._config.max_in_flight_per_replica * replicas
         return self._total < self._config.max_in_flight and self._under_way[choice] < bound
 

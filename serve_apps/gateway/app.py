@@ -30,6 +30,7 @@ from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.parts import Parts
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.routes import PROXIED
+from serve_apps.gateway.standbys import StandbyCache, nobody
 from serve_apps.gateway.standing import Standing, standings
 from serve_apps.gateway.tasks import TaskTable
 from serve_apps.gateway.upstream import Upstream
@@ -49,6 +50,7 @@ def build_app(
     access_log: AccessLog | None = None,
     keys: KeyCache | None = None,
     losses: LossRecorder | None = None,
+    standbys: StandbyCache | None = None,
     tasks: TaskTable | None = None,
     replica_key: str | None = None,
     sends_request_id: bool = True,
@@ -56,14 +58,15 @@ def build_app(
     """The ASGI application; it starts what it is given with its lifespan or its first request.
 
     `keys` is needed unless `auth` is `none`; without `tasks` no model has any. `losses` writes
-    receipts of lost replicas. `replica_key` is sent to replicas.
+    receipts of lost replicas; without `standbys` all replicas are alike. `replica_key` is sent to replicas.
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
     tasks = tasks or TaskTable(config.models)
     metrics = GatewayMetrics(lambda: tasks.stale)
     watch = losses.watch if losses is not None else LossWatch()
-    followers = tuple(beat for beat in (policies, keys, losses) if beat is not None)
+    standbys_of = standbys.of if standbys is not None else nobody
+    followers = tuple(beat for beat in (policies, keys, losses, standbys) if beat is not None)
     return Gateway(
         Parts(
             config=config,
@@ -71,10 +74,12 @@ def build_app(
             policies=policies,
             tasks=tasks,
             metrics=metrics,
-            upstream=Upstream(config, directory, metrics, watch, replica_key),
+            upstream=Upstream(
+                config, directory, metrics, watch, replica_key=replica_key, standbys=standbys_of
+            ),
             watch=watch,
             access=Access(config, keys),
-            admission=Admission(config, directory, metrics),
+            admission=Admission(config, directory, metrics, standbys_of),
             followers=followers,
             access_log=access_log,
             sends_request_id=sends_request_id,

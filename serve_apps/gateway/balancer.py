@@ -1,5 +1,7 @@
 """Which replica of a version takes a request: the least busy one that has not just failed.
 
+One that stands by is asked only where no other is fit for the request.
+
 A replica that fails request after request has its circuit opened: it is asked only where there is no
 other, until its time is over; then one more failure opens it for twice as long.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from serve_apps.gateway.directory import Replica
 
@@ -31,14 +33,21 @@ class Balancer:
         self._failures: Counter[str] = Counter()
         self._open_until: dict[str, float] = {}
 
-    def pick(self, replicas: Sequence[Replica], strikes: Mapping[str, int]) -> Replica | None:
-        """By strikes of this request, then closed circuits, then load, the least first; ties at random."""
+    def pick(
+        self, replicas: Sequence[Replica], strikes: Mapping[str, int], standbys: Collection[str] = ()
+    ) -> Replica | None:
+        """By strikes of this request, closed circuits, not standing by, load; ties at random."""
         now = self._clock()
         usable = [r for r in replicas if strikes.get(r.id, 0) < OUT and self._avoided.get(r.id, now) <= now]
         if not usable:
             return None
         rank = [
-            (strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now, self._in_flight[r.id])
+            (
+                strikes.get(r.id, 0),
+                self._open_until.get(r.id, 0.0) > now,
+                r.id in standbys,
+                self._in_flight[r.id],
+            )
             for r in usable
         ]
         best = min(rank)

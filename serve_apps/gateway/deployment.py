@@ -19,6 +19,7 @@ from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.replica_key import replica_key
 from serve_apps.gateway.serve_directory import ServeReplicaDirectory
+from serve_apps.gateway.standbys import StandbyCache
 from serve_apps.gateway.tasks import TaskTable
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
@@ -40,6 +41,7 @@ class Gateway:
         self._policies = PolicyCache(database, config.models)
         self._keys = KeyCache(database) if config.auth is not Auth.NONE else None
         self._losses = LossRecorder(database, self._directory, LossWatch(), config.models)
+        self._standbys = StandbyCache(database, self._directory, config.models)
         self._tasks = TaskTable(config.models)
         self._log = AccessLog(config.access_log, settings) if config.access_log.enabled else None
 
@@ -54,6 +56,7 @@ class Gateway:
             access_log=self._log,
             keys=self._keys,
             losses=self._losses,
+            standbys=self._standbys,
             tasks=self._tasks,
             replica_key=self._replica_key,
             sends_request_id=False,
@@ -76,6 +79,7 @@ class Gateway:
         self._directory.stop()
         await self._policies.stop()
         await self._losses.stop()
+        await self._standbys.stop()
         if self._keys is not None:
             await self._keys.stop()
         if self._log is not None:

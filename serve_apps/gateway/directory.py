@@ -26,6 +26,10 @@ class ReplicaDirectory(Protocol):
         """Running replicas of a version; empty when there is none."""
         ...
 
+    def planned(self, model: str, version: str) -> int | None:
+        """How many replicas Serve is to keep; None where that goes by load, or was not heard yet."""
+        ...
+
     def versions(self, model: str) -> Sequence[str]:
         """Labels of the versions that are deployed."""
         ...

@@ -26,6 +26,7 @@ from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.retry_budget import RetryBudget
 from serve_apps.gateway.selection import Choice
+from serve_apps.gateway.standbys import StandbysOf, nobody
 from serve_apps.losses.watch import LossWatch
 from serve_apps.replay.wire import RESUME_TYPE, Resume, pack
 
@@ -136,9 +137,12 @@ class Upstream:
         directory: ReplicaDirectory,
         metrics: GatewayMetrics,
         watch: LossWatch,
+        *,
         replica_key: str | None = None,
+        standbys: StandbysOf = nobody,
     ) -> None:
         self._config = config
+        self._standbys = standbys
         self._watch = watch
         self._own_headers = {"Authorization": f"Bearer {replica_key}"} if replica_key else {}
         self._directory = directory
@@ -190,8 +194,9 @@ class Upstream:
 
     async def _free_replica(self, call: Call) -> Replica | None:
         while True:
-            running = self._directory.replicas(call.choice.model, call.choice.version)
-            replica = self._balancer.pick(running, call.strikes)
+            model, version = call.choice.model, call.choice.version
+            running = self._directory.replicas(model, version)
+            replica = self._balancer.pick(running, call.strikes, self._standbys(model, version))
             if replica is not None or call.patience_s <= 0 or call.fault is not None:
                 return replica
             pause = min(_POLL_S, call.patience_s)

@@ -1,8 +1,10 @@
 import json
+from datetime import timedelta
 
 import pytest
 
 from cluster.cli.main import main
+from cluster.state import replicas
 from cluster.state.replicas import LEASE, ReplicaStatus
 from cluster.state.tables import ReplicaRow, utc_now
 from serve_apps.rollout.service import Rollouts
@@ -58,6 +60,27 @@ def test_status_tells_what_was_proven_what_was_refused_and_what_was_lost(store, 
     assert rows["v3"]["status"] == "lost"
     (endpoint,) = listed(capsys)
     assert [v["version"] for v in endpoint["versions"] if v["replicas"]] == ["v1"]
+
+
+def test_who_stands_by_shows_and_no_longer_once_it_is_needed(store, capsys):
+    detail = {"proven": 3, "standby": 1, "load_s": 1.0, "prove_s": 1.0}
+    with store.database.transaction() as session:
+        for age_s, name in ((60, "a"), (30, "b")):
+            replicas.report(
+                session,
+                replica=name,
+                model="tiny",
+                version="v1",
+                status=ReplicaStatus.SERVING,
+                detail=detail,
+            )
+            session.get(ReplicaRow, name).started_at = utc_now() - timedelta(seconds=age_s)
+    assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["serving", "standby"]
+    (endpoint,) = listed(capsys)
+    assert endpoint["versions"][0]["replicas"] == {"serving": 1, "standby": 1}
+    with store.database.transaction() as session:
+        session.get(ReplicaRow, "a").seen_at = utc_now() - 2 * LEASE
+    assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["lost", "serving"]
 
 
 def test_an_unknown_endpoint_gets_a_suggestion(store, capsys):

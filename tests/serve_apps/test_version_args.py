@@ -94,5 +94,19 @@ def test_a_fixed_number_of_replicas_passes_as_it_stands():
     assert fields["deployment_config"]["num_replicas"] == 3
 
 
+def test_standbys_run_beside_the_replicas_asked_for():
+    def replicas(**given):
+        return llm_config_fields(VersionArgs(version="m:v1", **given))["deployment_config"]["num_replicas"]
+
+    assert replicas(standby=1) == 2
+    assert replicas(standby=2, deployment_config={"num_replicas": 3}) == 5
+
+
+@pytest.mark.parametrize("config", [{"autoscaling_config": {"min_replicas": 2}}, {"num_replicas": "auto"}])
+def test_standbys_need_a_fixed_number(config):
+    with pytest.raises(ConfigError, match=r"`standby` needs .*`num_replicas`"):
+        validate({"version": "m:v1", "standby": 1, "deployment_config": config}, VersionArgs, source="args")
+
+
 def test_route_prefix_names_model_and_version():
     assert route_prefix(VersionArgs(version="smollm2:v3").ref) == "/_versions/smollm2/v3"

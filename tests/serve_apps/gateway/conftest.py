@@ -24,6 +24,7 @@ from serve_apps.gateway.app import build_app
 from serve_apps.gateway.config import Auth, GatewayConfig
 from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
+from serve_apps.gateway.standbys import StandbyCache
 from serve_apps.gateway.tasks import TaskTable
 from tests.serve_apps.gateway.servers import (
     Behaviour,
@@ -169,6 +170,7 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
             stack.cache,
             access_log=log,
             keys=stack.keys,
+            standbys=StandbyCache(database, stack.directory, config.models, interval_s=0.02),
             tasks=stack.tasks,
             replica_key=replica_key,
         )

@@ -146,12 +146,16 @@ class TableDirectory:
         self.table: dict[tuple[str, str], tuple[Replica, ...]] = {}
         self.heard = True
         self.beside: tuple[str, ...] = ()
+        self.plans: dict[tuple[str, str], int] = {}
 
     def put(self, model: str, version: str, *base_urls: str) -> None:
         self.table[model, version] = tuple(Replica(id=url, base_url=url) for url in base_urls)
 
     def replicas(self, model: str, version: str) -> Sequence[Replica]:
         return self.table.get((model, version), ())
+
+    def planned(self, model: str, version: str) -> int | None:
+        return self.plans.get((model, version))
 
     def versions(self, model: str) -> Sequence[str]:
         return [version for name, version in self.table if name == model]
