@@ -114,6 +114,9 @@ class _FixedDirectory:
     def planned(self, _model: str, _version: str) -> int | None:
         return None
 
+    def may_sleep(self, _model: str, _version: str) -> bool:
+        return False
+
     def versions(self, _model: str) -> Sequence[str]:
         return tuple(self._replicas)
 

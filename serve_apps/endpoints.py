@@ -57,7 +57,8 @@ class Endpoint(StrictModel):
 def list_replicas(session: Session, model: str | None = None) -> list[Replica]:
     """All replicas that the database knows, refused and lost ones too."""
     spare = standing_by(replicas.live(session, model))
-    return [_replica(row, spare) for row in replicas.everything(session, model)]
+    rows = replicas.everything(session, model)
+    return [_replica(row, spare) for row in rows if not _was_asleep(row)]
 
 
 def list_endpoints(session: Session) -> list[Endpoint]:
@@ -127,6 +128,11 @@ def _replica(row: ReplicaRow, spare: frozenset[str]) -> Replica:
         seen=row.seen_at,
         detail=_detail(row.detail),
     )
+
+
+def _was_asleep(row: ReplicaRow) -> bool:
+    """The gateways that kept the row are gone; no replica was lost."""
+    return row.status == ReplicaStatus.ASLEEP and replicas.is_stale(row)
 
 
 def _detail(detail: dict[str, Any]) -> str:

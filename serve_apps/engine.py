@@ -20,6 +20,7 @@ from cluster.registry import ModelStore
 from cluster.state import replicas
 from cluster.state.replicas import ReplicaStatus
 from serve_apps import ray_llm, warm_worker
+from serve_apps.counting import CountRequests
 from serve_apps.engine_load import EngineLoad
 from serve_apps.liveness import Pulse, hung
 from serve_apps.memory import MemoryGuard
@@ -42,6 +43,7 @@ class VersionServer(LLMServer):
         self._store = await asyncio.to_thread(ModelStore.open)
         self._replica = serve.get_replica_context().replica_id.to_full_id_str()
         self._tasks: list[asyncio.Task[None]] = []
+        self._probes = 0
         limit = args.memory_limit_gib
         self._memory = MemoryGuard(os.getpid(), limit) if limit is not None else None
         began = time.monotonic()
@@ -52,7 +54,7 @@ class VersionServer(LLMServer):
             await super().__init__(source, engine_cls=ray_llm.lean_engine_class())
             ray_llm.tell_tokens(self.engine)
             ray_llm.on_engine_exit(self.engine, _end_with_engine)
-            self._load = EngineLoad(lambda: ray_llm.ongoing_requests(self.engine))
+            self._load = EngineLoad(self._ongoing)
             ray_llm.read_stats(self.engine, self._load.record)
             loaded = time.monotonic()
             await self._report(ReplicaStatus.PROVING)
@@ -71,6 +73,7 @@ class VersionServer(LLMServer):
         app = await super().__serve_build_asgi_app__()
         ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
         ray_llm.add_middleware(app, TellTokens)
+        ray_llm.add_middleware(app, CountRequests, count=self._load.asked)
         return app
 
     async def check_health(self) -> None:
@@ -156,7 +159,15 @@ class VersionServer(LLMServer):
         from ray.serve.llm.openai_api_models import CompletionRequest
 
         request = CompletionRequest(model=self._args.ref.model, prompt=[0], max_tokens=1, temperature=0.0)
-        await anext(await self.completions(request))
+        self._probes += 1
+        try:
+            await anext(await self.completions(request))
+        finally:
+            self._probes -= 1
+
+    def _ongoing(self) -> int:
+        """Requests of callers alone: asking an idle engine whether it lives must not keep it awake."""
+        return max(0, ray_llm.ongoing_requests(self.engine) - self._probes)
 
     async def _report(self, status: ReplicaStatus, detail: dict[str, Any] | None = None) -> None:
         await asyncio.to_thread(self._write, status, detail)

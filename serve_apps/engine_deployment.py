@@ -47,13 +47,17 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
         **args.deployment_config,
     }
     if "autoscaling_config" in deployment_config:
+        # One that may sleep proves itself at the deploy all the same, so that a bad version shows then.
         deployment_config["autoscaling_config"] = {
+            **_awake_at_first(deployment_config["autoscaling_config"]),
             "policy": {"policy_function": scaling.POLICY},
             "target_ongoing_requests": max(1, int(_FULL * engine_kwargs.get("max_num_seqs", _SEQUENCES))),
             **deployment_config["autoscaling_config"],
         }
     else:
-        deployment_config["num_replicas"] = deployment_config.get("num_replicas", 1) + args.standby
+        deployment_config.setdefault("num_replicas", 1)
+        if args.standby:
+            deployment_config["num_replicas"] += args.standby
     for name, value in {"HF_HUB_OFFLINE": "1", **ONE_LOOP}.items():
         runtime_env["env_vars"].setdefault(name, value)
     placement = args.placement_group_config
@@ -71,6 +75,10 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
         "accelerator_type": args.accelerator_type,
         "runtime_env": runtime_env,
     }
+
+
+def _awake_at_first(scaling: dict[str, Any]) -> dict[str, int]:
+    return {"initial_replicas": 1} if scaling.get("min_replicas") == 0 else {}
 
 
 def _is_on_cpu(args: VersionArgs) -> bool:

@@ -31,6 +31,9 @@ class VersionReplica:
         """Serve's hook: the application to answer with."""
         return await self._server.__serve_build_asgi_app__()
 
+    async def wake(self) -> None:
+        """What a gateway calls by a handle where a version has no replica: Serve scales by that call."""
+
     async def check_health(self) -> None:
         """Serve's health check; raises when the engine is dead."""
         await self._server.check_health()

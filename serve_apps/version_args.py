@@ -55,14 +55,6 @@ class VersionArgs(StrictModel):
             raise ValueError(f"`{taken[0]}` comes from the model store, leave it out")
         return value
 
-    @field_validator("deployment_config")
-    @classmethod
-    def _something_stays(cls, value: dict[str, Any]) -> dict[str, Any]:
-        scaling = value.get("autoscaling_config") or {}
-        if isinstance(scaling, dict) and scaling.get("min_replicas", 1) == 0:
-            raise ValueError("`min_replicas: 0` leaves nobody to notice the next request; 1 is the least")
-        return value
-
     @model_validator(mode="after")
     def _stands_by_a_fixed_number(self) -> Self:
         if self.standby and not isinstance(self.deployment_config.get("num_replicas", 1), int):

@@ -18,12 +18,13 @@ _START = ("load_s", "prove_s")
 
 
 class ReplicaStatus(StrEnum):
-    """Where a replica is on its way to traffic."""
+    """Where a replica is on its way to traffic; `asleep` is a version that has none, by its own config."""
 
     LOADING = "loading"
     PROVING = "proving"
     SERVING = "serving"
     REFUSED = "refused"
+    ASLEEP = "asleep"
 
 
 def report(
@@ -85,6 +86,16 @@ def everything(session: Session, model: str | None = None) -> list[ReplicaRow]:
 def is_stale(row: ReplicaRow) -> bool:
     """Whether a replica has not renewed its row within the lease."""
     return row.seen_at < utc_now() - LEASE
+
+
+def refused_lately(session: Session, models: Collection[str], within: timedelta) -> set[tuple[str, str]]:
+    """Models and versions of which a replica was refused so lately."""
+    query = select(ReplicaRow.model, ReplicaRow.version).where(
+        ReplicaRow.model.in_(models),
+        ReplicaRow.status == ReplicaStatus.REFUSED.value,
+        ReplicaRow.seen_at >= utc_now() - within,
+    )
+    return {(model, version) for model, version in session.execute(query)}
 
 
 def refusals(session: Session, model: str, version: str) -> list[ReplicaRow]:

@@ -13,6 +13,7 @@ from serve_apps.gateway.fair_queue import FairQueue
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.selection import Choice
+from serve_apps.gateway.sleeping import NoSleep, Sleep
 from serve_apps.gateway.standbys import StandbysOf, nobody
 
 # A replica that starts makes room without any request ending, and nothing tells of it.
@@ -57,12 +58,15 @@ class Admission:
         config: GatewayConfig,
         directory: ReplicaDirectory,
         metrics: GatewayMetrics,
+        *,
         standbys: StandbysOf = nobody,
+        sleep: Sleep | None = None,
     ) -> None:
         self._config = config
         self._directory = directory
         self._metrics = metrics
         self._standbys = standbys
+        self._sleep = sleep or NoSleep()
         self._total = 0
         self._under_way: Counter[Choice] = Counter()
         self._lines: OrderedDict[Choice, FairQueue[_Waiter]] = OrderedDict()
@@ -75,7 +79,7 @@ class Admission:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(choice, lane, loop.create_future())
         self._push(waiter)
-        expiry = loop.call_later(self._config.queue_wait_s, self._expire, waiter)
+        expiry = loop.call_later(self._patience_s(choice), self._expire, waiter)
         self._metrics.queued(choice.model, choice.version)
         try:
             return await waiter.outcome
@@ -88,6 +92,11 @@ class Admission:
             self._metrics.dequeued(choice.model, choice.version)
             expiry.cancel()
             self._drop(waiter)
+
+    def _patience_s(self, choice: Choice) -> float:
+        # Those before it in the line wait for a replica to be loaded, and it waits for them.
+        cold = self._sleep.holds(choice)
+        return self._config.cold_start_wait_s if cold else self._config.queue_wait_s
 
     def free(self, choice: Choice) -> None:
         """A request is over; its slot goes to whoever is next."""

@@ -30,6 +30,10 @@ class ReplicaDirectory(Protocol):
         """How many replicas Serve is to keep; None where that goes by load, or was not heard yet."""
         ...
 
+    def may_sleep(self, model: str, version: str) -> bool:
+        """Whether Serve was told to keep no replica of it while nobody asks."""
+        ...
+
     def versions(self, model: str) -> Sequence[str]:
         """Labels of the versions that are deployed."""
         ...

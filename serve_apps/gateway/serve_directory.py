@@ -36,6 +36,7 @@ class ServeReplicaDirectory:
         self._own_ip = ""
         self._own_app = ""
         self._gateways: tuple[str, ...] = ()
+        self._applications: dict[Place, str] = {}
         self._plans = ServePlans()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,7 +67,8 @@ class ServeReplicaDirectory:
         groups = list(target_groups)
         self._table = build_table(groups, own_ip=self._own_ip)
         self._gateways = addresses(groups, app=self._own_app, own_ip=self._own_ip)
-        self._plans.follow(applications(groups))
+        self._applications = applications(groups)
+        self._plans.follow(self._applications)
         self._ready = True
 
     def replicas(self, model: str, version: str) -> Sequence[Replica]:
@@ -76,6 +78,14 @@ class ServeReplicaDirectory:
     def planned(self, model: str, version: str) -> int | None:
         """How many replicas Serve is to keep, where that is a fixed number."""
         return self._plans.fixed(model, version)
+
+    def may_sleep(self, model: str, version: str) -> bool:
+        """Whether Serve may scale it down to nothing."""
+        return self._plans.may_sleep(model, version)
+
+    def application(self, model: str, version: str) -> str | None:
+        """The name of the application that a version is deployed as."""
+        return self._applications.get((model, version))
 
     def versions(self, model: str) -> Sequence[str]:
         """Versions of a model that have an application."""

@@ -76,3 +76,9 @@ class ServePlans:
         if config is None or config.autoscaling_config is not None:
             return None
         return config.num_replicas
+
+    def may_sleep(self, model: str, version: str) -> bool:
+        """Whether none need run while nobody asks."""
+        config = self._known.get((model, version))
+        scaling = None if config is None else config.autoscaling_config
+        return scaling is not None and scaling.min_replicas == 0

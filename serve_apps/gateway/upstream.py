@@ -6,7 +6,7 @@ import asyncio
 import io
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -26,6 +26,7 @@ from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.retry_budget import RetryBudget
 from serve_apps.gateway.selection import Choice
+from serve_apps.gateway.sleeping import NoSleep, Sleep
 from serve_apps.gateway.standbys import StandbysOf, nobody
 from serve_apps.losses.watch import LossWatch
 from serve_apps.replay.wire import RESUME_TYPE, Resume, pack
@@ -57,8 +58,9 @@ class Call:
     """One request on its way.
 
     `deadline` is a time of the event loop; `patience_s` is how long it may still wait for a
-    replica; `strikes` counts its failures on each, `attempts` all that may have begun; `fault` is
-    a replica's own word on why it failed, given where no other replica does better.
+    replica, and `cold_s` for one of a version that sleeps; `strikes` counts its failures on each,
+    `attempts` all that may have begun; `fault` is a replica's own word on why it failed, given
+    where no other replica does better.
     """
 
     choice: Choice
@@ -67,6 +69,7 @@ class Call:
     body: bytes
     deadline: float
     patience_s: float
+    cold_s: float
     notes: Notes
     strikes: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
@@ -140,9 +143,11 @@ class Upstream:
         *,
         replica_key: str | None = None,
         standbys: StandbysOf = nobody,
+        sleep: Sleep | None = None,
     ) -> None:
         self._config = config
         self._standbys = standbys
+        self._sleep = sleep or NoSleep()
         self._watch = watch
         self._own_headers = {"Authorization": f"Bearer {replica_key}"} if replica_key else {}
         self._directory = directory
@@ -197,11 +202,23 @@ class Upstream:
             model, version = call.choice.model, call.choice.version
             running = self._directory.replicas(model, version)
             replica = self._balancer.pick(running, call.strikes, self._standbys(model, version))
-            if replica is not None or call.patience_s <= 0 or call.fault is not None:
+            if replica is not None or call.fault is not None or not await self._wait(call, running):
                 return replica
-            pause = min(_POLL_S, call.patience_s)
+
+    async def _wait(self, call: Call, running: Sequence[Replica]) -> bool:
+        """Whether there was some patience left, which is a little less now."""
+        cold = not running and self._sleep.holds(call.choice)
+        if cold:
+            self._sleep.wake(call.choice)
+        pause = min(_POLL_S, call.cold_s if cold else call.patience_s)
+        if pause <= 0:
+            return False
+        if cold:
+            call.cold_s -= pause
+        else:
             call.patience_s -= pause
-            await asyncio.sleep(pause)
+        await asyncio.sleep(pause)
+        return True
 
     async def _attempt(self, call: Call, replica: Replica) -> Answer | Refusal | Failure:
         outcome: Answer | Refusal | Failure | None = None

@@ -83,6 +83,16 @@ def test_who_stands_by_shows_and_no_longer_once_it_is_needed(store, capsys):
     assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["lost", "serving"]
 
 
+def test_a_version_that_sleeps_is_no_lost_replica(store, capsys):
+    world.set_replica(store, "v1", ReplicaStatus.ASLEEP)
+    assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["asleep"]
+    (endpoint,) = listed(capsys)
+    assert endpoint["versions"][0]["replicas"] == {"asleep": 1}
+    with store.database.transaction() as session:
+        session.get(ReplicaRow, "v1#1").seen_at = utc_now() - 2 * LEASE
+    assert listed(capsys, "status", "tiny") == []
+
+
 def test_an_unknown_endpoint_gets_a_suggestion(store, capsys):
     world.set_replica(store, "v1")
     assert main(["serve", "status", "tinny", "--json"]) == 3

@@ -147,6 +147,7 @@ class TableDirectory:
         self.heard = True
         self.beside: tuple[str, ...] = ()
         self.plans: dict[tuple[str, str], int] = {}
+        self.sleepers: set[tuple[str, str]] = set()
 
     def put(self, model: str, version: str, *base_urls: str) -> None:
         self.table[model, version] = tuple(Replica(id=url, base_url=url) for url in base_urls)
@@ -156,6 +157,9 @@ class TableDirectory:
 
     def planned(self, model: str, version: str) -> int | None:
         return self.plans.get((model, version))
+
+    def may_sleep(self, model: str, version: str) -> bool:
+        return (model, version) in self.sleepers
 
     def versions(self, model: str) -> Sequence[str]:
         return [version for name, version in self.table if name == model]

@@ -28,7 +28,7 @@ class World:
             GatewayConfig(model="m", **limits | settings),
             self.directory,
             self.metrics,
-            lambda _model, _version: standbys,
+            standbys=lambda _model, _version: standbys,
         )
         self.entered: list[str] = []
 

@@ -55,3 +55,12 @@ def test_each_version_is_followed_once_and_forgotten_with_its_application():
     assert [client.running for client in made] == [False, True, True]
     found.stop()
     assert [client.running for client in made] == [False, False, False]
+
+
+def test_only_serves_own_word_says_that_a_version_may_sleep():
+    found, _ = plans()
+    assert not found.may_sleep("m", "v1")
+    found.update(("m", "v1"), DeploymentConfig(autoscaling_config=AutoscalingConfig(min_replicas=0)))
+    found.update(("m", "v2"), SCALED)
+    found.update(("m", "v3"), FIXED)
+    assert [found.may_sleep("m", version) for version in ("v1", "v2", "v3")] == [True, False, False]
