@@ -136,6 +136,8 @@ def _was_asleep(row: ReplicaRow) -> bool:
 
 
 def _detail(detail: dict[str, Any]) -> str:
+    if "until" in detail:
+        return f"until {datetime.fromisoformat(detail['until']):%H:%M:%S} UTC: {detail['reason']}"
     if "reason" in detail:
         return str(detail["reason"])
     if "proven" in detail:

@@ -17,9 +17,10 @@ from ray.serve.llm.deployment import LLMServer
 from cluster.errors import GateFailedError, LinnetError
 from cluster.manifest import GoldenAnswer
 from cluster.registry import ModelStore
-from cluster.state import replicas
+from cluster.state import losses, replicas
 from cluster.state.replicas import ReplicaStatus
-from serve_apps import ray_llm, warm_worker
+from cluster.state.tables import utc_now
+from serve_apps import backoff, ray_llm, warm_worker
 from serve_apps.counting import CountRequests
 from serve_apps.engine_load import EngineLoad
 from serve_apps.liveness import Pulse, hung
@@ -46,9 +47,10 @@ class VersionServer(LLMServer):
         self._probes = 0
         limit = args.memory_limit_gib
         self._memory = MemoryGuard(os.getpid(), limit) if limit is not None else None
+        pause_s = await self._back_off()
         began = time.monotonic()
         try:
-            await self._report(ReplicaStatus.LOADING)
+            await self._report(ReplicaStatus.LOADING, {})
             directory = await asyncio.to_thread(self._store.local_dir, args.ref)
             source = _with_source(llm_config, str(directory))
             await super().__init__(source, engine_cls=ray_llm.lean_engine_class())
@@ -65,7 +67,8 @@ class VersionServer(LLMServer):
                 ray_llm.stop_engine(self.engine)
             raise
         took = {"load_s": round(loaded - began, 2), "prove_s": round(time.monotonic() - loaded, 2)}
-        await self._report(ReplicaStatus.SERVING, {"proven": proven, "standby": args.standby, **took})
+        told = {"proven": proven, "standby": args.standby, "pause_s": pause_s}
+        await self._report(ReplicaStatus.SERVING, told | took)
         self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._stay_alive())]
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -101,6 +104,22 @@ class VersionServer(LLMServer):
     async def _start_engine(self) -> None:
         """As Ray's, without its usage telemetry: an actor for it would import all of vLLM."""
         await self.engine.start()
+
+    async def _back_off(self) -> float:
+        """Wait, where the replicas before this one were lost in a storm; returns the seconds."""
+        pause = await asyncio.to_thread(self._pause)
+        began = time.monotonic()
+        while pause is not None and (left_s := (pause.until - utc_now()).total_seconds()) > 0:
+            detail = {"reason": pause.reason, "until": pause.until.isoformat()}
+            await self._report(ReplicaStatus.BACKING_OFF, detail)
+            await asyncio.sleep(min(left_s, self._args.lease_s))
+        return round(time.monotonic() - began, 2)
+
+    def _pause(self) -> backoff.Pause | None:
+        ref, now = self._args.ref, utc_now()
+        with self._store.database.snapshot() as session:
+            lives = losses.lives(session, ref.model, ref.version, now - backoff.WINDOW)
+        return backoff.pause(lives, now)
 
     async def _prove(self) -> int:
         manifest = await asyncio.to_thread(self._store.manifest, self._args.ref)

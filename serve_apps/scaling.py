@@ -86,7 +86,7 @@ class LoadPolicy:
             ttft_s=self._ttft_s,
         )
         running, target = len(context.running_replicas), context.target_num_replicas
-        return wanted(_loads(context), running, target, goals, context.total_num_requests), {}
+        return wanted(_loads(context), running, target, goals, context.total_queued_requests or 0.0), {}
 
 
 def _loads(context: AutoscalingContext) -> list[Load]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -40,6 +41,26 @@ class Loss(StrictModel):
     continued: int = 0
     failed: int = 0
     taken_over_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """When a lost replica was last missed, and since when it had served, where that is known."""
+
+    proven_at: datetime | None
+    lost_at: datetime
+
+
+def lives(session: Session, model: str, version: str, since: datetime) -> list[Life]:
+    """Of the replicas of a version that were lost since."""
+    query = (
+        select(LossRow.detected_at, ReplicaRow)
+        .outerjoin(ReplicaRow, ReplicaRow.replica == LossRow.replica)
+        .where(LossRow.model == model, LossRow.version == version, LossRow.detected_at >= since)
+    )
+    return [
+        Life(proven_at(row) if row is not None else None, lost_at) for lost_at, row in session.execute(query)
+    ]
 
 
 def add(session: Session, loss: Loss) -> None:

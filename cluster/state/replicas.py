@@ -14,12 +14,13 @@ from cluster.state.tables import ReplicaRow, utc_now
 
 LEASE = timedelta(seconds=60)
 
-_START = ("load_s", "prove_s")
+_START = ("pause_s", "load_s", "prove_s")
 
 
 class ReplicaStatus(StrEnum):
     """Where a replica is on its way to traffic; `asleep` is a version that has none, by its own config."""
 
+    BACKING_OFF = "backing_off"
     LOADING = "loading"
     PROVING = "proving"
     SERVING = "serving"

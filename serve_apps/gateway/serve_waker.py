@@ -1,7 +1,7 @@
 """Waking a version that has no replica: a call by Serve's own handle, which Serve scales by.
 
 A call that finds no replica waits at its handle; the handle tells the controller at once, and the
-autoscaling policy sees it in `total_num_requests`. So the wake needs no message of our own.
+autoscaling policy sees it in `total_queued_requests`. So the wake needs no message of our own.
 """
 
 from __future__ import annotations

@@ -1,14 +1,22 @@
-"""A version that nobody asks has no replica; the requests that come then wait until it is awake."""
+"""A version that nobody asks has no replica; the requests that come then wait until it is awake.
+
+Its replicas were lost in a storm before, so that the one that wakes it backs off first.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
 import urllib.request
+from datetime import timedelta
 
 import pytest
 
 from cluster.registry import ModelStore
+from cluster.state import losses, replicas
+from cluster.state.losses import Loss, Signal
+from cluster.state.replicas import ReplicaStatus
+from cluster.state.tables import ReplicaRow, utc_now
 from tests.e2e import processes
 from tests.support.endpoint import MODEL, publish, wait_for
 from tests.support.tiny_model import make_tiny_model
@@ -24,7 +32,7 @@ ARGS = {
             "metrics_interval_s": 0.5,
             "look_back_period_s": 2,
             "upscale_delay_s": 0,
-            "downscale_delay_s": 2,
+            "downscale_delay_s": 5,
         }
     }
 }
@@ -49,6 +57,40 @@ def statuses(endpoint):
     return [row["status"] for row in rows if row["version"] == "v6"]
 
 
+def storm(endpoint):
+    """Five losses of replicas that had hardly served, told by a gateway whose clock runs ahead."""
+    at = utc_now() + timedelta(seconds=60)
+    with ModelStore.open(endpoint.settings).database.transaction() as session:
+        for number in range(5):
+            name = f"lost-{number}"
+            replicas.report(
+                session, replica=name, model=MODEL, version="v6", status=ReplicaStatus.SERVING, detail={}
+            )
+            row = session.get(ReplicaRow, name)
+            row.started_at, row.seen_at = at, at - timedelta(hours=1)
+            losses.add(
+                session,
+                Loss(
+                    replica=name,
+                    model=MODEL,
+                    version="v6",
+                    signal=Signal.DROPPED,
+                    heard_at=at,
+                    detected_at=at,
+                    isolated_at=at,
+                ),
+            )
+
+
+def paused(endpoint):
+    """Seconds that the replica which serves now had waited before it loaded."""
+    with ModelStore.open(endpoint.settings).database.snapshot() as session:
+        [row] = [
+            row for row in replicas.live(session, MODEL) if row.version == "v6" and row.status == "serving"
+        ]
+        return row.detail["pause_s"]
+
+
 def ask(endpoint, *, stream):
     body = {"model": f"{MODEL}:v6", "prompt": "Good morning", "max_tokens": 6, "stream": stream}
     request = urllib.request.Request(
@@ -62,6 +104,7 @@ def ask(endpoint, *, stream):
 
 def test_it_goes_to_sleep_and_wakes_for_all_who_ask_at_once(sleepy):
     wait_for(lambda: statuses(sleepy) == ["asleep"] and not actors(), "it sleeps", 120)
+    storm(sleepy)
     answers, failures = [], []
 
     def call(number):
@@ -78,6 +121,7 @@ def test_it_goes_to_sleep_and_wakes_for_all_who_ask_at_once(sleepy):
     assert failures == []
     assert len(answers) == 6
     assert len(actors()) == 1
-    wait_for(lambda: statuses(sleepy) == ["asleep"] and not actors(), "it sleeps again", 120)
+    assert 3 < paused(sleepy) < 10
+    wait_for(lambda: "serving" not in statuses(sleepy) and not actors(), "it sleeps again", 120)
     rows = sleepy.linnet("serve", "receipts", MODEL)["data"]
-    assert [row for row in rows if row["version"] == "v6"] == []
+    assert {row["replica"] for row in rows if row["version"] == "v6"} == {f"lost-{n}" for n in range(5)}

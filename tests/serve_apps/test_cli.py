@@ -83,6 +83,14 @@ def test_who_stands_by_shows_and_no_longer_once_it_is_needed(store, capsys):
     assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["lost", "serving"]
 
 
+def test_one_that_backs_off_shows_until_when_and_why(store, capsys):
+    detail = {"reason": "the last 5 replicas were lost", "until": "2026-11-22T12:03:04.567890"}
+    world.set_replica(store, "v1", ReplicaStatus.BACKING_OFF, detail)
+    [row] = listed(capsys, "status", "tiny")
+    assert row["status"] == "backing_off"
+    assert row["detail"] == "until 12:03:04 UTC: the last 5 replicas were lost"
+
+
 def test_a_version_that_sleeps_is_no_lost_replica(store, capsys):
     world.set_replica(store, "v1", ReplicaStatus.ASLEEP)
     assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["asleep"]

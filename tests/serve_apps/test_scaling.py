@@ -65,7 +65,7 @@ def test_a_gateway_that_waits_wants_one_at_least(told, woken):
 
 def context(metrics, replicas=("a", "b"), target=2, woken=0.0):
     return SimpleNamespace(
-        total_num_requests=woken,
+        total_queued_requests=woken,
         aggregated_metrics=metrics,
         running_replicas=list(replicas),
         target_num_replicas=target,
