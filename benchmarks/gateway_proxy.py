@@ -154,7 +154,7 @@ def _request(shape: Shape, key: str) -> bytes:
 
 
 async def _load(port: int, shape: Shape, callers: int, seconds: float) -> tuple[float, list[float]]:
-    return await load(port, [_request(shape, f"key-{number}") for number in range(callers)], seconds)
+    return await load(port, [[_request(shape, f"key-{number}")] for number in range(callers)], seconds)
 
 
 async def measure(bare: int, gateway: int, pid: int, *, rounds: int, seconds: float) -> dict[str, float]:
