@@ -3,9 +3,8 @@
 The tiny model, so that what lies before the engine counts; 16 callers, 16 tokens each. Linnet runs
 as it is deployed: Serve's HAProxy, the gateway with 1% of the traffic split off, and one replica
 of each version. Every side is measured in turn with a bare vLLM server that runs beside it.
-With more than that split off, the second engine costs as much as the first, for a tiny model's
-step costs the same with one sequence as with sixteen; `two` compares with two bare servers, of
-whose callers one in eight asks the second.
+`eighth` is with two of the callers pinned to the second version: two engines then share the cores,
+and a tiny model's step costs as much for two sequences as for fourteen.
 
     python benchmarks/gateway.py [--json] [--quick] [--tokenizer DIRECTORY]
 
@@ -119,15 +118,14 @@ def one_to_one(bare: str, other: str) -> Callable[[bool, int], dict[str, Side]]:
     return lambda stream, callers: {each: [(port, requests(stream, callers))] for each, port in ports.items()}
 
 
-def two_to_one(bare: Sequence[str], other: str) -> Callable[[bool, int], dict[str, Side]]:
-    """An eighth of the callers ask the second of two servers, or are pinned to the second version."""
-    first, second = (urlsplit(url).port or 0 for url in bare)
-    port = urlsplit(other).port or 0
+def an_eighth_pinned(bare: str, other: str) -> Callable[[bool, int], dict[str, Side]]:
+    """The same, but for one caller in eight, who are pinned to the second version."""
+    theirs, ours = urlsplit(bare).port or 0, urlsplit(other).port or 0
 
     def sides(stream: bool, callers: int) -> dict[str, Side]:
         few = callers // 8
-        v1, v2 = requests(stream, callers - few, "v1"), requests(stream, few, "v2")
-        return {"bare": [(first, v1), (second, v2)], "other": [(port, [*v1, *v2])]}
+        pinned = [*requests(stream, callers - few, "v1"), *requests(stream, few, "v2")]
+        return {"bare": [(theirs, requests(stream, callers))], "other": [(ours, pinned)]}
 
     return sides
 
@@ -139,16 +137,13 @@ def linnet_side(found: str, tokenizer: Path | None, rounds: int, seconds: float)
         seconds_until_answered(served.url, f"{MODEL}:v2", _LIMIT_S)
         served.wait_until_serving(["v1", "v2"])
         served.linnet("rollout", "start", f"{MODEL}:v2", "--weight", "1", "--yes")
-        weights = served.settings.home / "weights"
-        with bare_vllm(weights / "v1") as bare:
+        with bare_vllm(served.settings.home / "weights" / "v1") as bare:
             seconds_until_answered(bare, MODEL, _LIMIT_S)
             alike = one_to_one(bare, served.url)
             figures = uvloop.run(compare(alike, rounds, seconds))
             figures |= uvloop.run(first_tokens(alike, rounds, seconds / 2))
-            with bare_vllm(weights / "v2") as second:
-                seconds_until_answered(second, MODEL, _LIMIT_S)
-                apart = uvloop.run(compare(two_to_one([bare, second], served.url), rounds, seconds))
-    figures |= {f"two_{name}": value for name, value in apart.items()}
+            apart = uvloop.run(compare(an_eighth_pinned(bare, served.url), rounds, seconds))
+    figures |= {f"eighth_{name}": value for name, value in apart.items()}
     Path(found).write_text(json.dumps(figures))
 
 

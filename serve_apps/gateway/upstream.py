@@ -18,6 +18,7 @@ from cluster.state.losses import Signal
 from serve_apps.gateway import openai_errors
 from serve_apps.gateway.balancer import OUT, Balancer
 from serve_apps.gateway.config import GatewayConfig
+from serve_apps.gateway.connections import watched_socket
 from serve_apps.gateway.directory import Replica, ReplicaDirectory
 from serve_apps.gateway.events import EventFramer
 from serve_apps.gateway.headers import returned
@@ -203,7 +204,11 @@ class Upstream:
         self._balancer.enter(replica.id)
         try:
             outcome = await self._exchange(call, replica)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except aiohttp.ClientConnectorError:
+            outcome = Failure.REFUSED
+        except aiohttp.ConnectionTimeoutError:
+            # A host that does not even refuse costs each caller its timeout, unlike a port nobody listens on.
+            self._balancer.failed(replica.id)
             outcome = Failure.REFUSED
         except TimeoutError:
             limit = self._config.request_timeout_s
@@ -254,7 +259,9 @@ class Upstream:
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+                connector=aiohttp.TCPConnector(
+                    limit=0, keepalive_timeout=_KEEP_ALIVE_S, socket_factory=watched_socket
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._own_headers,
                 auto_decompress=False,

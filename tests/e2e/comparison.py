@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.support.endpoint import MODEL, Endpoint
@@ -76,6 +77,7 @@ class Comparison:
     expected: dict[str, str]
     callers: int = 4
     retries: int = 0
+    asking: Callable[..., str] = ask
     equal: int = 0
     cut: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -98,7 +100,7 @@ class Comparison:
             prompt = PROMPTS[count % len(PROMPTS)]
             expected = self.expected[prompt]
             try:
-                answer = ask(self.endpoint, prompt, stream=count % 4 != 0, retries=self.retries)
+                answer = self.asking(self.endpoint, prompt, stream=count % 4 != 0, retries=self.retries)
             except CutError as error:
                 if expected.startswith(error.text):
                     self.cut.append(time.monotonic())
