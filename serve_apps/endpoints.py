@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -102,13 +102,16 @@ def _replica(row: ReplicaRow) -> Replica:
         replica=row.replica,
         status=LOST if lost else row.status,
         seen=row.seen_at,
-        detail=_detail(row.detail),
+        detail="; ".join(_detail(row)),
     )
 
 
-def _detail(detail: dict[str, Any]) -> str:
-    if "reason" in detail:
-        return str(detail["reason"])
-    if "proven" in detail:
-        return f"{detail['proven']} golden answers proven"
-    return ""
+def _detail(row: ReplicaRow) -> Iterator[str]:
+    if row.base is not None:
+        yield f"adapter on {row.base}"
+    if "reason" in row.detail:
+        yield str(row.detail["reason"])
+    elif "proven" in row.detail:
+        yield f"{row.detail['proven']} golden answers proven"
+    if "user_config" in row.detail:
+        yield f"its user_config is refused, the adapters stay as they were: {row.detail['user_config']}"

@@ -24,12 +24,17 @@ _HEALTH_CHECK_PERIOD_S = 1.0
 _SEQUENCES = 256
 _FULL = 0.7
 
+# vLLM's own default is 1, with which one busy adapter keeps all others waiting.
+_MAX_LORAS = 4
+
 
 def build(args: VersionArgs) -> Application:
     """The application of one version."""
     fields = llm_config_fields(args)
     options = deployment_options(fields, on_cpu=_is_on_cpu(args))
     options["name"] = f"{args.ref.model}-{args.ref.version}"
+    # Without it Serve would not call `reconfigure` when the YAML's own is taken out again.
+    options.setdefault("user_config", {})
     return serve.deployment(serve.ingress()(VersionReplica), **options).bind(args, fields)
 
 
@@ -56,6 +61,8 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
         deployment_config.setdefault("num_replicas", 1)
     for name, value in {"HF_HUB_OFFLINE": "1", **ONE_LOOP}.items():
         runtime_env["env_vars"].setdefault(name, value)
+    if engine_kwargs.get("enable_lora"):
+        engine_kwargs.setdefault("max_loras", _MAX_LORAS)
     placement = args.placement_group_config
     if on_cpu:
         engine_kwargs.setdefault("dtype", "float32")

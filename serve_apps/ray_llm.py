@@ -74,10 +74,10 @@ def serve_under_names(app: Any, names: list[str]) -> None:
     )
 
 
-def add_middleware(app: Any, middleware: type) -> None:
+def add_middleware(app: Any, middleware: type, **options: Any) -> None:
     """Add one to a vLLM ASGI app, which has built its stack already: it is built anew."""
     app.middleware_stack = None
-    app.add_middleware(middleware)
+    app.add_middleware(middleware, **options)
 
 
 def tell_tokens(engine: Any) -> None:

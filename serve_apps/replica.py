@@ -31,6 +31,10 @@ class VersionReplica:
         """Serve's hook: the application to answer with."""
         return await self._server.__serve_build_asgi_app__()
 
+    async def reconfigure(self, user_config: Any) -> None:
+        """Serve's hook for `user_config`, which names the adapters."""
+        await self._server.reconfigure(user_config)
+
     async def check_health(self) -> None:
         """Serve's health check; raises when the engine is dead."""
         await self._server.check_health()

@@ -1,7 +1,8 @@
-"""Replica leases: an engine renews its row while it lives; a stale row counts for nothing."""
+"""Replica leases: an engine renews its rows while it lives; a stale row counts for nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -31,11 +32,14 @@ def report(
     version: str,
     status: ReplicaStatus,
     detail: dict[str, Any] | None = None,
+    base: str | None = None,
 ) -> None:
-    """Write or renew a replica's row."""
-    row = session.get(ReplicaRow, replica)
+    """Write or renew a replica's row for a version; `base` is its own one where this is an adapter."""
+    row = session.get(ReplicaRow, (replica, version))
     if row is None:
-        row = ReplicaRow(replica=replica, model=model, version=version, started_at=utc_now(), detail={})
+        row = ReplicaRow(
+            replica=replica, model=model, version=version, base=base, started_at=utc_now(), detail={}
+        )
         session.add(row)
     row.status, row.seen_at = status.value, utc_now()
     if detail is not None:
@@ -44,8 +48,18 @@ def report(
 
 
 def forget(session: Session, replica: str) -> None:
-    """Remove a replica that stopped in good order."""
+    """Remove a replica that stopped in good order, with all that it served."""
     session.execute(delete(ReplicaRow).where(ReplicaRow.replica == replica))
+
+
+def forget_version(session: Session, replica: str, version: str) -> None:
+    """Remove what a replica said of one version."""
+    session.execute(delete(ReplicaRow).where(ReplicaRow.replica == replica, ReplicaRow.version == version))
+
+
+def of_replica(session: Session, replica: str, version: str) -> ReplicaRow | None:
+    """A replica's row for one version."""
+    return session.get(ReplicaRow, (replica, version))
 
 
 def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
@@ -56,6 +70,17 @@ def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
     if model is not None:
         query = query.where(ReplicaRow.model == model)
     return list(session.scalars(query.order_by(ReplicaRow.model, ReplicaRow.version)))
+
+
+def serving_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow]:
+    """Live rows of adapters that have proven themselves."""
+    query = select(ReplicaRow).where(
+        ReplicaRow.base.is_not(None),
+        ReplicaRow.status == ReplicaStatus.SERVING.value,
+        ReplicaRow.seen_at >= utc_now() - LEASE,
+        ReplicaRow.model.in_(models),
+    )
+    return list(session.scalars(query))
 
 
 def everything(session: Session, model: str | None = None) -> list[ReplicaRow]:

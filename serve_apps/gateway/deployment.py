@@ -13,6 +13,7 @@ from cluster.config import Settings, validate
 from cluster.errors import GateFailedError
 from cluster.state.database import open_database
 from serve_apps.access_log.log import AccessLog
+from serve_apps.gateway.adapters import AdapterDirectory
 from serve_apps.gateway.app import GatewayConfig, build_app
 from serve_apps.gateway.config import Auth
 from serve_apps.gateway.keys import KeyCache
@@ -34,18 +35,20 @@ class Gateway:
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
         self._replica_key = replica_key(config.auth, os.environ)
-        self._directory = ServeReplicaDirectory()
+        self._running = ServeReplicaDirectory()
         settings = Settings.load()
         database = open_database(settings.state_url)
+        self._directory = AdapterDirectory(database, self._running, config.models)
         self._policies = PolicyCache(database, config.models)
         self._keys = KeyCache(database) if config.auth is not Auth.NONE else None
-        self._losses = LossRecorder(database, self._directory, LossWatch(), config.models)
+        self._losses = LossRecorder(database, self._running, LossWatch(), config.models)
         self._tasks = TaskTable(config.models)
         self._log = AccessLog(config.access_log, settings) if config.access_log.enabled else None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start listening to the controller and to the policy, then build the app."""
-        self._directory.start(asyncio.get_running_loop())
+        self._running.start(asyncio.get_running_loop())
+        await self._directory.start()
         await self._policies.start()
         return build_app(
             self._config,
@@ -68,12 +71,13 @@ class Gateway:
 
     def check_health(self) -> None:
         """Serve's health check: the controller must have been heard."""
-        if not self._directory.ready():
+        if not self._running.ready():
             raise GateFailedError("The gateway has not heard from the Serve controller yet.")
 
     async def __del__(self) -> None:
         """Serve's hook at the end of a graceful stop."""
-        self._directory.stop()
+        self._running.stop()
+        await self._directory.stop()
         await self._policies.stop()
         await self._losses.stop()
         if self._keys is not None:

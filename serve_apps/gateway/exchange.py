@@ -161,7 +161,9 @@ class Exchange:
         call = Call(
             choice=choice,
             path=self._route,
-            headers=headers.forwarded(self._headers, self._request_id, tell=self._route in CONTINUED),
+            headers=headers.forwarded(
+                self._headers, self._request_id, choice.version, tell=self._route in CONTINUED
+            ),
             body=body,
             deadline=asyncio.get_running_loop().time() + config.request_timeout_s,
             patience_s=config.replica_wait_s,

@@ -72,6 +72,10 @@ class ServeReplicaDirectory:
         """Versions of a model that have an application."""
         return sorted(self._table.get(model, {}))
 
+    def host(self, model: str, version: str) -> str:
+        """Each version has replicas of its own."""
+        return version
+
     def gateways(self) -> Sequence[str]:
         """Where each replica of this gateway's own application listens."""
         return self._gateways

@@ -256,6 +256,10 @@ class Upstream:
         call.fault = verdict or Answer(response, replica.id, body, None, _left_already)
         return Failure.FAULTY
 
+    def _is_adapter(self, choice: Choice) -> bool:
+        """Of an adapter, a replica that is well may say that it has it no longer."""
+        return self._directory.host(choice.model, choice.version) != choice.version
+
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -283,7 +287,8 @@ class Upstream:
             # A kept-alive connection that was closed just then looks like a replica that died: one
             # dropped request does not rule out the replica, where there is no other.
             call.strikes[replica.id] += 1 if failure is Failure.DROPPED else OUT
-            self._balancer.failed(replica.id)
+            if failure is not Failure.UNAVAILABLE or not self._is_adapter(call.choice):
+                self._balancer.failed(replica.id)
             if failure is Failure.DROPPED:
                 self._watch.missed(replica.id, Signal.DROPPED)
 

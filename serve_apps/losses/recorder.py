@@ -41,7 +41,10 @@ class LossRecorder(Beat):
     def _once(self) -> None:
         self._suspects += self.watch.look(self._running())
         with self._database.snapshot() as session:
-            found = {suspect.replica: session.get(ReplicaRow, suspect.replica) for suspect in self._suspects}
+            found = {
+                suspect.replica: replicas.of_replica(session, suspect.replica, suspect.place[1])
+                for suspect in self._suspects
+            }
             unfinished = bool(losses.waiting(session))
         certain = [
             loss for suspect in self._suspects if (loss := judge(suspect, found[suspect.replica])) is not None

@@ -3,6 +3,8 @@ import json
 import pytest
 
 from cluster.cli.main import main
+from cluster.errors import LinnetError
+from cluster.state import replicas
 from cluster.state.replicas import LEASE, ReplicaStatus
 from cluster.state.tables import ReplicaRow, utc_now
 from serve_apps.rollout.service import Rollouts
@@ -51,13 +53,42 @@ def test_status_tells_what_was_proven_what_was_refused_and_what_was_lost(store, 
     world.set_replica(store, "v2", ReplicaStatus.REFUSED, {"reason": "'Lyon' is not 'Paris'"})
     world.set_replica(store, "v3", ReplicaStatus.LOADING)
     with store.database.transaction() as session:
-        session.get(ReplicaRow, "v3#1").seen_at = utc_now() - 2 * LEASE
+        session.get(ReplicaRow, ("v3#1", "v3")).seen_at = utc_now() - 2 * LEASE
     rows = {row["version"]: row for row in listed(capsys, "status", "tiny")}
     assert (rows["v1"]["status"], rows["v1"]["detail"]) == ("serving", "3 golden answers proven")
     assert (rows["v2"]["status"], rows["v2"]["detail"]) == ("refused", "'Lyon' is not 'Paris'")
     assert rows["v3"]["status"] == "lost"
     (endpoint,) = listed(capsys)
     assert [v["version"] for v in endpoint["versions"] if v["replicas"]] == ["v1"]
+
+
+def test_adapters_are_versions_with_the_replicas_of_their_base(store, capsys):
+    world.set_replica(store, "v1", detail={"proven": 3, "user_config": "`adaptors` is not a key"})
+    with store.database.transaction() as session:
+        for version, status, detail in (
+            ("v2", ReplicaStatus.SERVING, {"proven": 2}),
+            ("v3", ReplicaStatus.REFUSED, {"reason": "its rank is 64"}),
+        ):
+            replicas.report(
+                session,
+                replica="v1#1",
+                model="tiny",
+                version=version,
+                base="v1",
+                status=status,
+                detail=detail,
+            )
+    rows = {row["version"]: row for row in listed(capsys, "status", "tiny")}
+    assert {row["replica"] for row in rows.values()} == {"v1#1"}
+    assert rows["v1"]["detail"].startswith("3 golden answers proven; its user_config is refused")
+    assert (rows["v2"]["status"], rows["v2"]["detail"]) == (
+        "serving",
+        "adapter on v1; 2 golden answers proven",
+    )
+    assert (rows["v3"]["status"], rows["v3"]["detail"]) == ("refused", "adapter on v1; its rank is 64")
+    with pytest.raises(LinnetError, match="its rank is 64"):
+        Rollouts(store).run(Start(model="tiny", candidate="v3", weight=10))
+    Rollouts(store).run(Start(model="tiny", candidate="v2", weight=10))
 
 
 def test_an_unknown_endpoint_gets_a_suggestion(store, capsys):

@@ -29,6 +29,15 @@ def test_a_cpu_replica_computes_in_float32_unless_told_otherwise():
     assert llm_config_fields(told)["engine_kwargs"] == {"dtype": "bfloat16", "max_model_len": 64}
 
 
+def test_an_engine_with_lora_mixes_several_adapters_unless_told_otherwise():
+    def given(**engine_kwargs):
+        return llm_config_fields(VersionArgs(version="m:v1", engine_kwargs=engine_kwargs))["engine_kwargs"]
+
+    assert given(enable_lora=True)["max_loras"] == 4
+    assert given(enable_lora=True, max_loras=1)["max_loras"] == 1
+    assert "max_loras" not in given(enable_lora=False)
+
+
 @pytest.mark.parametrize(
     "hardware",
     [

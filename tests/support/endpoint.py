@@ -106,9 +106,10 @@ class Endpoint:
         gateway: Mapping[str, Any] | None = None,
         gateways: int = 1,
         user_config: Mapping[str, Any] | None = None,
+        more: Sequence[Mapping[str, Any]] = (),
         **engine_kwargs: dict[str, Any],
     ) -> None:
-        """`serve deploy` a YAML with the gateway and these versions.
+        """`serve deploy` a YAML with the gateway, these versions and `more` applications.
 
         `v3={…}` sets its engine_kwargs; a version has one replica unless `replicas` says another
         number, or how it scales; `gateway` adds to the gateway's args, `user_config` is that of its
@@ -131,6 +132,7 @@ class Endpoint:
                 ],
             },
             *(self._version(label, engine_kwargs.get(label, {}), counts.get(label, 1)) for label in labels),
+            *more,
         ]
         document = {
             "proxy_location": "EveryNode",

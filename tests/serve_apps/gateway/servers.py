@@ -146,6 +146,7 @@ class TableDirectory:
         self.table: dict[tuple[str, str], tuple[Replica, ...]] = {}
         self.heard = True
         self.beside: tuple[str, ...] = ()
+        self.hosts: dict[tuple[str, str], str] = {}
 
     def put(self, model: str, version: str, *base_urls: str) -> None:
         self.table[model, version] = tuple(Replica(id=url, base_url=url) for url in base_urls)
@@ -155,6 +156,9 @@ class TableDirectory:
 
     def versions(self, model: str) -> Sequence[str]:
         return [version for name, version in self.table if name == model]
+
+    def host(self, model: str, version: str) -> str:
+        return self.hosts.get((model, version), version)
 
     def gateways(self) -> Sequence[str]:
         return self.beside

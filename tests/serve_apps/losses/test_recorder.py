@@ -43,7 +43,7 @@ def report(database, replica, seen_ago_s=0.0):
             status=ReplicaStatus.SERVING,
             detail={"proven": 1, "load_s": 1.5, "prove_s": 0.25},
         )
-        session.get(ReplicaRow, replica).seen_at = utc_now() - timedelta(seconds=seen_ago_s)
+        session.get(ReplicaRow, (replica, "v1")).seen_at = utc_now() - timedelta(seconds=seen_ago_s)
 
 
 def told(database):
@@ -67,6 +67,22 @@ def test_a_replica_that_refused_and_vanished_is_lost_at_once_and_made_good(datab
     recorder._once()
     [row] = told(database)
     assert (row.replaced_by, row.prove_s) == ("c", 0.25)
+
+
+def test_a_replica_with_adapters_is_one_loss_of_its_own_version(database, directory, recorder):
+    directory.put("m", "v1", "a")
+    report(database, "a")
+    with database.transaction() as session:
+        for version in ("v2", "v3"):
+            replicas.report(
+                session, replica="a", model="m", version=version, base="v1", status=ReplicaStatus.SERVING
+            )
+    recorder._once()
+    recorder.watch.missed("a", Signal.DROPPED)
+    directory.put("m", "v1")
+    recorder._once()
+    [row] = told(database)
+    assert (row.replica, row.version) == ("a", "v1")
 
 
 def test_a_replica_that_stopped_in_good_order_is_no_loss(database, directory, recorder):

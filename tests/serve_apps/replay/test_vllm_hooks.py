@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from importlib.metadata import PackageNotFoundError, version
 
@@ -15,6 +14,7 @@ from serve_apps.replay.middleware import TellTokens
 from serve_apps.replay.wire import RESUME_TYPE, Resume, Way, pack
 from tests.serve_apps.gateway.servers import LoopThread
 from tests.support.tiny_model import make_tiny_model
+from tests.support.vllm_app import exchange, vllm_app
 
 pytestmark = pytest.mark.engine
 
@@ -50,43 +50,9 @@ def loop_thread():
 
 @pytest.fixture(scope="module")
 def application(loop_thread, tmp_path_factory):
-    """vLLM's own app over an engine in this process' child, with the hooks and the middleware."""
-    model = str(make_tiny_model(tmp_path_factory.mktemp("tiny")))
-    root = logging.getLogger()
-    level, handlers = root.level, [(handler, handler.level) for handler in root.handlers]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setattr("tests.serve_apps.gateway.servers.DEADLINE_S", 240.0)
-        engine, app = loop_thread.run(build(model))
-    # vLLM quietens the log of the whole process; other tests look at warnings.
-    root.setLevel(level)
-    for handler, former in handlers:
-        handler.setLevel(former)
-    yield TellTokens(app)
-    engine.shutdown()
-    # vLLM leaves its context to the garbage collector, whose warning would be an error here.
-    engine.engine_core.resources.ctx.destroy(linger=0)
-
-
-async def build(model):
-    from starlette.datastructures import State
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    from vllm.entrypoints.openai.api_server import build_app, init_app_state
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    words = ["--model", model, "--served-model-name", "m", "--dtype", "float32", "--max-model-len", "256"]
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args([*words, "--enforce-eager"])
-    config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
-    engine = AsyncLLM.from_vllm_config(config)
-    vllm_hooks.hook(engine)
-    state = State()
-    await init_app_state(engine, state, args, supported_tasks=("generate",))
-    app = build_app(args, supported_tasks=("generate",), model_config=engine.model_config)
-    app.state._state.update(state._state)
-    return engine, app
+    """vLLM's own app, with the hooks and the middleware."""
+    with vllm_app(loop_thread, make_tiny_model(tmp_path_factory.mktemp("tiny"))) as (_, app):
+        yield TellTokens(app)
 
 
 @pytest.fixture
@@ -97,39 +63,6 @@ def post(application, loop_thread):
         return loop_thread.run(exchange(application, path, body, headers))
 
     return run
-
-
-async def exchange(app, path, body, headers):
-    sent = []
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive():
-        if waiting:
-            return waiting.pop()
-        import asyncio
-
-        return await asyncio.Event().wait()
-
-    async def send(message):
-        sent.append(message)
-
-    kinds = [(b"content-type", b"application/json")] if all(k != b"content-type" for k, _ in headers) else []
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "scheme": "http",
-        "query_string": b"",
-        "headers": [*kinds, (b"x-request-id", b"one"), *headers],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 2),
-    }
-    await app(scope, receive, send)
-    return [message["body"] for message in sent if message.get("body")]
 
 
 def events_of(bodies):
