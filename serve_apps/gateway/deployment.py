@@ -47,6 +47,7 @@ class Gateway:
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start listening to the controller and to the policy, then build the app."""
+        await self._directory.check_options()
         self._directory.start(asyncio.get_running_loop())
         await self._policies.start()
         return build_app(
