@@ -13,7 +13,8 @@ from serve_apps.gateway.stream import Stream
 from serve_apps.replay import vllm_hooks
 from serve_apps.replay.middleware import TellTokens
 from serve_apps.replay.wire import RESUME_TYPE, Resume, Way, pack
-from tests.serve_apps.gateway.servers import LoopThread
+from tests.serve_apps.gateway.servers import LoopThread, eventually
+from tests.serve_apps.tracing.receiver import Receiver
 from tests.support.tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.engine
@@ -49,7 +50,15 @@ def loop_thread():
 
 
 @pytest.fixture(scope="module")
-def application(loop_thread, tmp_path_factory):
+def collector():
+    """Takes the engine's traces."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture(scope="module")
+def application(loop_thread, collector, tmp_path_factory):
     """vLLM's own app over an engine in this process' child, with the hooks and the middleware."""
     model = str(make_tiny_model(tmp_path_factory.mktemp("tiny")))
     root = logging.getLogger()
@@ -57,8 +66,13 @@ def application(loop_thread, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+        patch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        # vLLM sets it for its children, and leaves it set.
+        patch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
         patch.setattr("tests.serve_apps.gateway.servers.DEADLINE_S", 240.0)
-        engine, app = loop_thread.run(build(model))
+        engine, app = loop_thread.run(build(model, collector.url))
     # vLLM quietens the log of the whole process; other tests look at warnings.
     root.setLevel(level)
     for handler, former in handlers:
@@ -69,7 +83,7 @@ def application(loop_thread, tmp_path_factory):
     engine.engine_core.resources.ctx.destroy(linger=0)
 
 
-async def build(model):
+async def build(model, traces):
     from starlette.datastructures import State
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -78,7 +92,9 @@ async def build(model):
     from vllm.v1.engine.async_llm import AsyncLLM
 
     words = ["--model", model, "--served-model-name", "m", "--dtype", "float32", "--max-model-len", "256"]
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args([*words, "--enforce-eager"])
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(
+        [*words, "--enforce-eager", "--otlp-traces-endpoint", traces]
+    )
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
     engine = AsyncLLM.from_vllm_config(config)
     vllm_hooks.hook(engine)
@@ -241,3 +257,14 @@ def test_the_hooks_hold_for_the_installed_vllm():
     except PackageNotFoundError:
         installed = version("vllm-cpu")
     assert installed.startswith(vllm_hooks.HOLDS_FOR + ".")
+
+
+def test_a_sampled_request_joins_its_callers_trace_and_others_leave_no_span(post, collector):
+    trace, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    body = json.dumps({"model": "m", "prompt": "Once", "max_tokens": 2}).encode()
+    for flags in ("00", "01"):
+        post(COMPLETIONS, body, (b"traceparent", f"00-{trace}-{caller}-{flags}".encode()))
+    eventually(collector.spans, "a span of the engine")
+    (span,) = collector.spans()
+    assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("llm_request", trace, caller)
+    assert "Once" not in str(span)
