@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from ray.serve.deployment import Application
@@ -10,6 +11,8 @@ from ray.serve.deployment import Application
 from cluster.config import validate
 from cluster.errors import EnvironmentSetupError
 from cluster.registry import ModelStore
+from cluster.tls.haproxy import BINARY, PROGRAM
+from cluster.tls.pair import CERTFILE, KeyPair
 from serve_apps.version_args import VersionArgs
 
 DIRECT_INGRESS = ("RAY_SERVE_ENABLE_DIRECT_INGRESS", "RAY_SERVE_ENABLE_HA_PROXY")
@@ -20,6 +23,7 @@ def gateway(args: dict[str, Any]) -> Application:
     from serve_apps.gateway.deployment import build
 
     _require_direct_ingress()
+    _require_https_if_asked_for()
     return build(args)
 
 
@@ -36,6 +40,15 @@ def version(args: dict[str, Any]) -> Application:
     store = ModelStore.open()
     store.local_dir(store.resolve(parsed.version))
     return build(parsed)
+
+
+def _require_https_if_asked_for() -> None:
+    if KeyPair.of(os.environ) is not None and Path(os.environ.get(BINARY, "")).name != PROGRAM:
+        raise EnvironmentSetupError(
+            f"{CERTFILE} names a certificate, but HAProxy would not use it, and the endpoint would be plain.",
+            code="environment.haproxy_binary",
+            hint=f"Start the cluster with `linnet up`, or with {BINARY} set to the path of {PROGRAM}.",
+        )
 
 
 def _require_direct_ingress() -> None:
