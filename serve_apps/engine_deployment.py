@@ -20,6 +20,9 @@ _CONSTRUCTOR_TRIES = 1
 # Serve learns of a replica's end by its next health check, and starts another only then.
 _HEALTH_CHECK_PERIOD_S = 1.0
 
+# The gateway decides what is traced; else vLLM would trace golden answers and signs of life too.
+_TRACED = {"OTEL_TRACES_SAMPLER": "parentbased_always_off", "OTEL_SERVICE_NAME": "linnet-replica"}
+
 # vLLM's own default of `max_num_seqs`, and the share of it that a replica is to have on average.
 _SEQUENCES = 256
 _FULL = 0.7
@@ -59,7 +62,8 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
         }
     else:
         deployment_config.setdefault("num_replicas", 1)
-    for name, value in {"HF_HUB_OFFLINE": "1", **ONE_LOOP}.items():
+    traced = _TRACED if engine_kwargs.get("otlp_traces_endpoint") is not None else {}
+    for name, value in {"HF_HUB_OFFLINE": "1", **ONE_LOOP, **traced}.items():
         runtime_env["env_vars"].setdefault(name, value)
     if engine_kwargs.get("enable_lora"):
         engine_kwargs.setdefault("max_loras", _MAX_LORAS)

@@ -220,6 +220,7 @@ def test_every_key_that_people_write_has_its_table():
         "serve_apps.gateway.task_spec:Task",
         "serve_apps.gateway.task_spec:Output",
         "serve_apps.access_log.config:AccessLogConfig",
+        "serve_apps.tracing.config:TracesConfig",
         "cluster.manifest:VersionManifest",
         "cluster.keys:Grant",
         "cluster.keys:Limits",

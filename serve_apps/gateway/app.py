@@ -32,6 +32,7 @@ from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.routes import PROXIED
 from serve_apps.gateway.standing import Standing, standings
 from serve_apps.gateway.tasks import TaskTable
+from serve_apps.gateway.trace import Tracer
 from serve_apps.gateway.upstream import Upstream
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
@@ -50,13 +51,15 @@ def build_app(
     keys: KeyCache | None = None,
     losses: LossRecorder | None = None,
     tasks: TaskTable | None = None,
+    tracer: Tracer | None = None,
     replica_key: str | None = None,
     sends_request_id: bool = True,
 ) -> Gateway:
     """The ASGI application; it starts what it is given with its lifespan or its first request.
 
-    `keys` is needed unless `auth` is `none`; without `tasks` no model has any. `losses` writes
-    receipts of lost replicas. `replica_key` is sent to replicas.
+    `keys` is needed unless `auth` is `none`; without `tasks` no model has any, and
+    without `tracer` nothing is traced. `losses` writes receipts of lost replicas. `replica_key` is
+    sent to replicas.
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
@@ -77,6 +80,7 @@ def build_app(
             admission=Admission(config, directory, metrics),
             followers=followers,
             access_log=access_log,
+            tracer=tracer or Tracer(),
             sends_request_id=sends_request_id,
         )
     )

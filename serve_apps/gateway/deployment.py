@@ -24,6 +24,7 @@ from serve_apps.gateway.tasks import TaskTable
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
 from serve_apps.serve_settings import ONE_LOOP
+from serve_apps.tracing.opening import open_tracer
 
 # `max_in_flight` and `max_queue` bound what runs and what waits, and answer what is beyond them.
 _MAX_ONGOING_REQUESTS = 10_000
@@ -43,10 +44,12 @@ class Gateway:
         self._keys = KeyCache(database) if config.auth is not Auth.NONE else None
         self._losses = LossRecorder(database, self._running, LossWatch(), config.models)
         self._tasks = TaskTable(config.models)
+        self._tracer = open_tracer(config.traces)
         self._log = AccessLog(config.access_log, settings) if config.access_log.enabled else None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start listening to the controller and to the policy, then build the app."""
+        await self._running.check_options()
         self._running.start(asyncio.get_running_loop())
         await self._directory.start()
         await self._policies.start()
@@ -58,6 +61,7 @@ class Gateway:
             keys=self._keys,
             losses=self._losses,
             tasks=self._tasks,
+            tracer=self._tracer,
             replica_key=self._replica_key,
             sends_request_id=False,
         )
@@ -84,6 +88,7 @@ class Gateway:
             await self._keys.stop()
         if self._log is not None:
             await asyncio.to_thread(self._log.stop)
+        await asyncio.to_thread(self._tracer.stop)
 
 
 def build(args: dict[str, Any]) -> Application:

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cluster.errors import EnvironmentSetupError
 from serve_apps.gateway.directory import Replica
 
 LOOPBACK = "127.0.0.1"
@@ -51,6 +52,14 @@ class ServeReplicaDirectory:
             call_in_event_loop=loop,
             client_id=f"linnet-gateway:{ray.get_runtime_context().get_actor_id()}",
         )
+
+    async def check_options(self) -> None:
+        """Raises EnvironmentSetupError for options under which nobody would reach a replica."""
+        import ray
+        from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        refuse_ssl(await controller.get_http_config.remote())
 
     def stop(self) -> None:
         """End the subscription."""
@@ -109,6 +118,19 @@ def build_table(target_groups: Iterable[Any], *, own_ip: str) -> Table:
             if target.name.startswith(_REPLICA_ACTOR)
         )
     return table
+
+
+def refuse_ssl(http_options: Any) -> None:
+    """Raises EnvironmentSetupError for `ssl_certfile` in `http_options`.
+
+    Serve gives it to every replica and not to HAProxy, which then reaches none of them.
+    """
+    if http_options.ssl_certfile:
+        raise EnvironmentSetupError(
+            "`http_options` has `ssl_certfile`: with HAProxy in front, Serve gives it to the replicas alone.",
+            code="environment.ssl_options",
+            hint="Leave it out; the endpoint speaks HTTPS with `linnet up --ssl-certfile … --ssl-keyfile …`.",
+        )
 
 
 def addresses(target_groups: Iterable[Any], *, app: str, own_ip: str) -> tuple[str, ...]:

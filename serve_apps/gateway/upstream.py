@@ -27,6 +27,7 @@ from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.retry_budget import RetryBudget
 from serve_apps.gateway.selection import Choice
+from serve_apps.gateway.trace import CANCELLED, UNTRACED_SPAN, RequestTrace, Span
 from serve_apps.losses.watch import LossWatch
 from serve_apps.replay.wire import RESUME_TYPE, Resume, pack
 
@@ -58,7 +59,8 @@ class Call:
 
     `deadline` is a time of the event loop; `patience_s` is how long it may still wait for a
     replica; `strikes` counts its failures on each, `attempts` all that may have begun; `fault` is
-    a replica's own word on why it failed, given where no other replica does better.
+    a replica's own word on why it failed, given where no other replica does better. `goes_on`: it
+    asks for the rest of a stream.
     """
 
     choice: Choice
@@ -68,6 +70,8 @@ class Call:
     deadline: float
     patience_s: float
     notes: Notes
+    trace: RequestTrace
+    goes_on: bool = False
     strikes: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     fault: Answer | Refusal | None = None
@@ -81,7 +85,7 @@ class Call:
         """The call that goes on with its stream on another replica."""
         headers = self.headers.copy()
         headers["Content-Type"] = RESUME_TYPE
-        return replace(self, headers=headers, body=pack(resume, self.body))
+        return replace(self, headers=headers, body=pack(resume, self.body), goes_on=True)
 
 
 class Answer:
@@ -98,6 +102,8 @@ class Answer:
         first: bytes,
         framer: EventFramer | None,
         leave: Callable[[], None],
+        *,
+        span: Span = UNTRACED_SPAN,
     ) -> None:
         self.replica_id = replica_id
         self.status = response.status
@@ -108,6 +114,8 @@ class Answer:
         self.broken_by: Exception | None = None
         self._framer = framer or EventFramer()
         self._leave = leave
+        self._span = span
+        self._ended = framer is None
 
     async def rest(self) -> AsyncIterator[bytes]:
         """The events after `first`, as they come; a stream that breaks sets `broken_by` and ends."""
@@ -119,6 +127,7 @@ class Answer:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.broken_by = error
             return
+        self._ended = True
         if held := self._framer.rest():
             yield held
 
@@ -126,6 +135,14 @@ class Answer:
         """Done with it, or no longer wanted."""
         self._response.close()
         self._leave()
+        self._span.end(status=self.status, error=self._error())
+
+    def _error(self) -> str:
+        if self.broken_by is not None:
+            return type(self.broken_by).__name__
+        if not self._ended:
+            return CANCELLED
+        return str(self.status) if self.status >= 400 else ""
 
 
 class Upstream:
@@ -201,9 +218,11 @@ class Upstream:
 
     async def _attempt(self, call: Call, replica: Replica) -> Answer | Refusal | Failure:
         outcome: Answer | Refusal | Failure | None = None
+        span = call.trace.attempts(replica, goes_on=call.goes_on)
+        span.pass_on(call.headers)
         self._balancer.enter(replica.id)
         try:
-            outcome = await self._exchange(call, replica)
+            outcome = await self._exchange(call, replica, span)
         except aiohttp.ClientConnectorError:
             outcome = Failure.REFUSED
         except aiohttp.ConnectionTimeoutError:
@@ -218,9 +237,10 @@ class Upstream:
         finally:
             if not isinstance(outcome, Answer):
                 self._balancer.leave(replica.id)
+                span.end(error=_error_of(outcome))
         return outcome
 
-    async def _exchange(self, call: Call, replica: Replica) -> Answer | Refusal | Failure:
+    async def _exchange(self, call: Call, replica: Replica, span: Span) -> Answer | Refusal | Failure:
         response = await self._client().post(
             URL(replica.base_url.rstrip("/") + call.path, encoded=True),
             data=call.body if len(call.body) < _LARGE_BODY else io.BytesIO(call.body),
@@ -230,14 +250,14 @@ class Upstream:
         )
         outcome: Answer | Refusal | Failure | None = None
         try:
-            outcome = await self._read(response, call, replica)
+            outcome = await self._read(response, call, replica, span)
         finally:
             if not isinstance(outcome, Answer):
                 response.close()
         return outcome
 
     async def _read(
-        self, response: aiohttp.ClientResponse, call: Call, replica: Replica
+        self, response: aiohttp.ClientResponse, call: Call, replica: Replica, span: Span
     ) -> Answer | Refusal | Failure:
         def leave() -> None:
             self._balancer.leave(replica.id)
@@ -247,12 +267,12 @@ class Upstream:
             framer, first = EventFramer(), b""
             while not first and (chunk := await response.content.readany()):
                 first = framer.push(chunk)
-            return Answer(response, replica.id, first, framer, leave)
+            return Answer(response, replica.id, first, framer, leave, span=span)
         # Read to its end before the caller sees any of it, so that a break is still retried.
         body = await response.read()
         verdict = _verdict(response, kind, body, call)
         if response.status != _INTERNAL_ERROR or isinstance(verdict, Failure):
-            return verdict or Answer(response, replica.id, body, None, leave)
+            return verdict or Answer(response, replica.id, body, None, leave, span=span)
         call.fault = verdict or Answer(response, replica.id, body, None, _left_already)
         return Failure.FAULTY
 
@@ -291,6 +311,12 @@ class Upstream:
                 self._balancer.failed(replica.id)
             if failure is Failure.DROPPED:
                 self._watch.missed(replica.id, Signal.DROPPED)
+
+
+def _error_of(outcome: Refusal | Failure | None) -> str:
+    if outcome is None:
+        return CANCELLED
+    return outcome.code if isinstance(outcome, Refusal) else outcome
 
 
 def _left_already() -> None:

@@ -25,6 +25,7 @@ from serve_apps.gateway.config import Auth, GatewayConfig
 from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.tasks import TaskTable
+from serve_apps.gateway.trace import Tracer
 from tests.serve_apps.gateway.servers import (
     Behaviour,
     Engine,
@@ -153,7 +154,7 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
     """Start a gateway; keywords are GatewayConfig's."""
     running: list[Stack] = []
 
-    def start(replica_key: str | None = None, **settings) -> Stack:
+    def start(replica_key: str | None = None, tracer: Tracer | None = None, **settings) -> Stack:
         defaults = {"model": "m", "replica_wait_s": 0.3, "access_log": {"flush_s": 0.02}}
         config = GatewayConfig(**defaults | settings)
         home = Settings(home=tmp_path, root=str(tmp_path), state_url=f"sqlite:///{tmp_path}/linnet.db")
@@ -170,6 +171,7 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
             access_log=log,
             keys=stack.keys,
             tasks=stack.tasks,
+            tracer=tracer,
             replica_key=replica_key,
         )
         stack.server = UvicornThread(app)

