@@ -12,7 +12,9 @@ from ray.serve.deployment import Application
 from cluster.config import Settings, validate
 from cluster.errors import GateFailedError
 from cluster.state.database import open_database
+from serve_apps import lean_process
 from serve_apps.access_log.log import AccessLog
+from serve_apps.engine_fork import HOOK_VARIABLE
 from serve_apps.gateway.app import GatewayConfig, build_app
 from serve_apps.gateway.config import Auth
 from serve_apps.gateway.keys import KeyCache
@@ -88,7 +90,10 @@ def build(args: dict[str, Any]) -> Application:
         serve.ingress()(Gateway),
         name="gateway",
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={
+            "num_cpus": 0,
+            "runtime_env": {"env_vars": {HOOK_VARIABLE: lean_process.HOOK, "MALLOC_ARENA_MAX": "2"}},
+        },
         health_check_period_s=2,
         # Without it Serve would not call `reconfigure` when the YAML's own is taken out again.
         user_config={},
