@@ -212,6 +212,7 @@ def test_every_key_that_people_write_has_its_table():
         "train_jobs.parallel:ParallelSpec",
         "serve_apps.version_args:VersionArgs",
         "serve_apps.gateway.config:GatewayConfig",
+        "serve_apps.gateway.routing:RoutingConfig",
         "serve_apps.gateway.task_spec:Task",
         "serve_apps.gateway.task_spec:Output",
         "serve_apps.access_log.config:AccessLogConfig",

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from cluster.config import StrictModel
 from cluster.refs import AliasRef, parse_ref
 from serve_apps.access_log.config import AccessLogConfig
+from serve_apps.gateway.routing import RoutingConfig
 
 
 class Auth(StrEnum):
@@ -39,6 +40,7 @@ class GatewayConfig(StrictModel):
     `max_in_flight`: requests that this gateway answers at a time; `max_in_flight_per_replica`:
     the same for each running replica of a version. `max_queue`: how many may wait to be let in,
     for each version; `queue_wait_s`: how long, before 429.
+    `routing`: which replica of its version takes a request.
     """
 
     model: str | None = None
@@ -56,6 +58,7 @@ class GatewayConfig(StrictModel):
     max_in_flight_per_replica: int = Field(default=256, ge=1)
     max_queue: int = Field(default=1024, ge=0)
     queue_wait_s: float = Field(default=5.0, ge=0.0)
+    routing: RoutingConfig = RoutingConfig()
 
     @model_validator(mode="before")
     @classmethod
