@@ -217,6 +217,7 @@ def test_every_key_that_people_write_has_its_table():
         "serve_apps.version_args:VersionArgs",
         "serve_apps.adapters.spec:BaseUserConfig",
         "serve_apps.gateway.config:GatewayConfig",
+        "serve_apps.gateway.routing:RoutingConfig",
         "serve_apps.gateway.task_spec:Task",
         "serve_apps.gateway.task_spec:Output",
         "serve_apps.access_log.config:AccessLogConfig",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from serve_apps.gateway.directory import Replica
 
@@ -19,6 +19,9 @@ OUT = 2
 TRIPS = 3
 """Failures in a row that open a replica's circuit."""
 OPEN_S, LONGEST_OPEN_S = 2.0, 60.0
+
+Prefer = Callable[[Mapping[str, int]], Collection[str]]
+"""From replicas that are as good as each other, with their requests in flight, some of them, at least one."""
 
 
 class Balancer:
@@ -31,18 +34,26 @@ class Balancer:
         self._failures: Counter[str] = Counter()
         self._open_until: dict[str, float] = {}
 
-    def pick(self, replicas: Sequence[Replica], strikes: Mapping[str, int]) -> Replica | None:
-        """By strikes of this request, then closed circuits, then load, the least first; ties at random."""
+    def pick(
+        self, replicas: Sequence[Replica], strikes: Mapping[str, int], prefer: Prefer | None = None
+    ) -> Replica | None:
+        """By strikes of this request, then closed circuits, then load, the least first; ties at random.
+
+        Before load comes `prefer`, where there is one.
+        """
         now = self._clock()
         usable = [r for r in replicas if strikes.get(r.id, 0) < OUT and self._avoided.get(r.id, now) <= now]
         if not usable:
             return None
-        rank = [
-            (strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now, self._in_flight[r.id])
-            for r in usable
-        ]
-        best = min(rank)
-        return random.choice([r for r, place in zip(usable, rank, strict=True) if place == best])
+        standing = [(strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now) for r in usable]
+        best = min(standing)
+        equals = [r for r, own in zip(usable, standing, strict=True) if own == best]
+        if prefer is not None and len(equals) > 1:
+            names = prefer({r.id: self._in_flight[r.id] for r in equals})
+            equals = [r for r in equals if r.id in names]
+        loads = [self._in_flight[r.id] for r in equals]
+        least = min(loads)
+        return random.choice([r for r, load in zip(equals, loads, strict=True) if load == least])
 
     def enter(self, replica_id: str) -> None:
         """A request goes to the replica."""

@@ -12,6 +12,7 @@ from ray.serve.deployment import Application
 from cluster.config import Settings, validate
 from cluster.errors import GateFailedError
 from cluster.state.database import open_database
+from serve_apps import lean_process
 from serve_apps.access_log.log import AccessLog
 from serve_apps.gateway.adapters import AdapterDirectory
 from serve_apps.gateway.app import GatewayConfig, build_app
@@ -23,11 +24,12 @@ from serve_apps.gateway.serve_directory import ServeReplicaDirectory
 from serve_apps.gateway.tasks import TaskTable
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
-from serve_apps.serve_settings import ONE_LOOP
+from serve_apps.serve_settings import HOOK_VARIABLE, ONE_LOOP
 from serve_apps.tracing.opening import open_tracer
 
 # `max_in_flight` and `max_queue` bound what runs and what waits, and answer what is beyond them.
 _MAX_ONGOING_REQUESTS = 10_000
+_ENVIRONMENT = {HOOK_VARIABLE: lean_process.HOOK, "MALLOC_ARENA_MAX": "2", **ONE_LOOP}
 
 
 class Gateway:
@@ -98,7 +100,7 @@ def build(args: dict[str, Any]) -> Application:
         serve.ingress()(Gateway),
         name="gateway",
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _ENVIRONMENT}},
         health_check_period_s=2,
         # Without it Serve would not call `reconfigure` when the YAML's own is taken out again.
         user_config={},

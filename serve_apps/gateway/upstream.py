@@ -6,9 +6,10 @@ import asyncio
 import io
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 
 import aiohttp
 from multidict import CIMultiDict
@@ -25,7 +26,10 @@ from serve_apps.gateway.headers import returned
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
+from serve_apps.gateway.prefix_affinity import PrefixAffinity
+from serve_apps.gateway.prompt_text import prompt_text
 from serve_apps.gateway.retry_budget import RetryBudget
+from serve_apps.gateway.routing import RoutingPolicy
 from serve_apps.gateway.selection import Choice
 from serve_apps.gateway.trace import CANCELLED, UNTRACED_SPAN, RequestTrace, Span
 from serve_apps.losses.watch import LossWatch
@@ -60,7 +64,7 @@ class Call:
     `deadline` is a time of the event loop; `patience_s` is how long it may still wait for a
     replica; `strikes` counts its failures on each, `attempts` all that may have begun; `fault` is
     a replica's own word on why it failed, given where no other replica does better. `goes_on`: it
-    asks for the rest of a stream.
+    asks for the rest of a stream. `prompt` is its text, once somebody has asked for it.
     """
 
     choice: Choice
@@ -75,6 +79,13 @@ class Call:
     strikes: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     fault: Answer | Refusal | None = None
+    prompt: str | None = None
+
+    def text(self) -> str:
+        """The beginning of its prompt; empty where there is none to be had."""
+        if self.prompt is None:
+            self.prompt = prompt_text(self.body)
+        return self.prompt
 
     def rule_out(self, replica_id: str) -> None:
         """The replica was lost in the middle of its answer."""
@@ -162,6 +173,8 @@ class Upstream:
         self._directory = directory
         self._metrics = metrics
         self._balancer = Balancer()
+        aware = config.routing.policy is RoutingPolicy.PREFIX_AWARE
+        self._affinity = PrefixAffinity(config.routing, directory) if aware else None
         self._budgets: dict[Choice, RetryBudget] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -209,12 +222,21 @@ class Upstream:
     async def _free_replica(self, call: Call) -> Replica | None:
         while True:
             running = self._directory.replicas(call.choice.model, call.choice.version)
-            replica = self._balancer.pick(running, call.strikes)
+            replica = self._pick(call, running)
             if replica is not None or call.patience_s <= 0 or call.fault is not None:
                 return replica
             pause = min(_POLL_S, call.patience_s)
             call.patience_s -= pause
             await asyncio.sleep(pause)
+
+    def _pick(self, call: Call, running: Sequence[Replica]) -> Replica | None:
+        prefixes = self._affinity.of(call.choice, running) if self._affinity is not None else None
+        if prefixes is None or not (text := call.text()):
+            return self._balancer.pick(running, call.strikes)
+        replica = self._balancer.pick(running, call.strikes, partial(prefixes.narrow, text))
+        if replica is not None:
+            prefixes.sent(text, replica.id)
+        return replica
 
     async def _attempt(self, call: Call, replica: Replica) -> Answer | Refusal | Failure:
         outcome: Answer | Refusal | Failure | None = None

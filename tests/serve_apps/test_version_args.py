@@ -4,6 +4,7 @@ from cluster.config import validate
 from cluster.errors import ConfigError, UsageError
 from serve_apps import warm_worker
 from serve_apps.engine_deployment import llm_config_fields
+from serve_apps.serve_settings import HOOK_VARIABLE
 from serve_apps.version_args import VersionArgs, route_prefix
 
 
@@ -63,8 +64,8 @@ def test_only_cpu_replicas_fork_their_engines():
     def variables(**hardware):
         return llm_config_fields(VersionArgs(version="m:v1", **hardware))["runtime_env"]["env_vars"]
 
-    assert variables()[warm_worker.HOOK_VARIABLE] == warm_worker.HOOK
-    assert warm_worker.HOOK_VARIABLE not in variables(accelerator_type="H100")
+    assert variables()[HOOK_VARIABLE] == warm_worker.HOOK
+    assert HOOK_VARIABLE not in variables(accelerator_type="H100")
 
 
 def test_serve_looks_after_a_replica_each_second_unless_told_otherwise():

@@ -19,6 +19,7 @@ from cluster.storage import Storage
 from cluster.traffic import TrafficPolicy
 from serve_apps.access_log.log import AccessLog
 from serve_apps.access_log.query import AccessLogs, Wanted
+from serve_apps.access_log.settling import settle
 from serve_apps.access_log.spool import spool_dir
 from serve_apps.gateway.app import build_app
 from serve_apps.gateway.config import Auth, GatewayConfig
@@ -160,7 +161,7 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
         home = Settings(home=tmp_path, root=str(tmp_path), state_url=f"sqlite:///{tmp_path}/linnet.db")
         stack = Stack(loop_thread, database, home)
         stack.cache = PolicyCache(database, config.models, interval_s=0.02)
-        log = AccessLog(config.access_log, home) if config.access_log.enabled else None
+        log = AccessLog(config.access_log, home, settle) if config.access_log.enabled else None
         if config.auth is not Auth.NONE:
             stack.keys = KeyCache(database, interval_s=0.02)
         stack.tasks = TaskTable(config.models)
