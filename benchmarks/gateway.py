@@ -1,8 +1,10 @@
 """The whole endpoint against a bare vLLM server, and ray.serve.llm against the same.
 
 The tiny model, so that what lies before the engine counts; 16 callers, 16 tokens each. Linnet runs
-as it is deployed: Serve's HAProxy, the gateway with a split between two versions, and one replica
-of each. Every side is measured in turn with a bare vLLM server that runs beside it.
+as it is deployed: Serve's HAProxy, the gateway with 1% of the traffic split off, and one replica
+of each version. Every side is measured in turn with a bare vLLM server that runs beside it.
+`eighth` is with two of the callers pinned to the second version: two engines then share the cores,
+and a tiny model's step costs as much for two sequences as for fourteen.
 
     python benchmarks/gateway.py [--json] [--quick] [--tokenizer DIRECTORY]
 
@@ -13,12 +15,14 @@ its vocabulary costs; without, the vocabulary has 259 tokens and the engine is n
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,56 +41,109 @@ CALLERS = 16
 TOKENS = 16
 THROUGHPUT_ASK = 0.9
 TTFT_ASK_MS = 2.0
+PEOPLE = 100
+"""Keys of each caller."""
+SPIN_S = 2.0
+"""vLLM's workers look for work without a pause for a second after the last."""
 _LIMIT_S = 300.0
 _DIRECT_STREAMING = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1"}
 
 Figures = dict[str, float]
 
 
-def requests(stream: bool, callers: int) -> list[bytes]:
-    """One request a caller, each with a key of its own."""
+Side = Sequence[tuple[int, list[list[bytes]]]]
+"""Ports, and for each of its callers the requests that it repeats in turn."""
+
+
+def requests(stream: bool, callers: int, pin: str = "") -> list[list[bytes]]:
+    """Requests of so many callers, each of many people, so that a split of 1% has its share."""
     prompt = "What is the capital of France?"
     ask = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "stream": stream}
     body = json.dumps(ask | {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
-        "Authorization: Bearer k\r\nX-Linnet-Key: {key}\r\nContent-Length: {length}\r\n\r\n"
+        "Authorization: Bearer k\r\nX-Linnet-Key: {key}\r\n{pin}Content-Length: {length}\r\n\r\n"
     )
-    return [head.format(key=f"key-{n}", length=len(body)).encode() + body for n in range(callers)]
+    pinned = f"X-Linnet-Version: {pin}\r\n" if pin else ""
+    return [
+        [
+            head.format(key=f"key-{caller}-{n}", pin=pinned, length=len(body)).encode() + body
+            for n in range(PEOPLE)
+        ]
+        for caller in range(callers)
+    ]
 
 
-async def compare(bare: str, other: str, rounds: int, seconds: float) -> Figures:
-    """Both in turn; medians over the rounds, and ratios of the medians."""
-    ports = {"bare": urlsplit(bare).port or 0, "other": urlsplit(other).port or 0}
+async def rate(side: Side, seconds: float) -> tuple[float, list[float]]:
+    """Requests per second over all ports, and seconds to each first byte."""
+    parts = await asyncio.gather(*(load(port, callers, seconds) for port, callers in side))
+    # The workers of a vLLM that was just asked spin for a while, at the expense of who comes next.
+    await asyncio.sleep(SPIN_S)
+    return sum(found[0] for found in parts), [first for found in parts for first in found[1]]
+
+
+async def compare(sides: Callable[[bool, int], dict[str, Side]], rounds: int, seconds: float) -> Figures:
+    """Both in turn; medians over the rounds, and ratios of the medians.
+
+    `sides` makes them for streams or not, and for so many callers: `bare` and `other`.
+    """
     figures: Figures = {}
     for name, stream in (("unary", False), ("stream", True)):
-        rates: dict[str, list[float]] = {side: [] for side in ports}
-        for port in ports.values():
-            await load(port, requests(stream, CALLERS), seconds / 4)
+        found = sides(stream, CALLERS)
+        rates: dict[str, list[float]] = {side: [] for side in found}
+        for side in found.values():
+            await rate(side, seconds / 4)
         for _ in range(rounds):
-            for side, port in ports.items():
-                rates[side].append((await load(port, requests(stream, CALLERS), seconds))[0])
-        theirs, ours = (statistics.median(rates[side]) for side in ports)
+            for each, side in found.items():
+                rates[each].append((await rate(side, seconds))[0])
+        theirs, ours = (statistics.median(rates[each]) for each in ("bare", "other"))
         figures |= {f"{name}_bare_rps": theirs, f"{name}_rps": ours, f"{name}_ratio": ours / theirs}
-    firsts: dict[str, list[float]] = {side: [] for side in ports}
-    for _ in range(rounds):
-        for side, port in ports.items():
-            firsts[side] += (await load(port, requests(True, 1), seconds / 2))[1]
-    bare_ms, other_ms = (statistics.median(firsts[side]) * 1e3 for side in ports)
-    figures |= {"ttft_bare_ms": bare_ms, "ttft_ms": other_ms, "ttft_added_ms": other_ms - bare_ms}
     return {name: round(value, 3) for name, value in figures.items()}
 
 
+async def first_tokens(sides: Callable[[bool, int], dict[str, Side]], rounds: int, seconds: float) -> Figures:
+    """Median time to the first byte of a stream at one caller, both in turn."""
+    firsts: dict[str, list[float]] = {"bare": [], "other": []}
+    for _ in range(rounds):
+        for each, side in sides(True, 1).items():
+            firsts[each] += (await rate(side, seconds))[1]
+    bare_ms, other_ms = (statistics.median(firsts[each]) * 1e3 for each in ("bare", "other"))
+    found = {"ttft_bare_ms": bare_ms, "ttft_ms": other_ms, "ttft_added_ms": other_ms - bare_ms}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def one_to_one(bare: str, other: str) -> Callable[[bool, int], dict[str, Side]]:
+    """The same callers to either."""
+    ports = {"bare": urlsplit(bare).port or 0, "other": urlsplit(other).port or 0}
+    return lambda stream, callers: {each: [(port, requests(stream, callers))] for each, port in ports.items()}
+
+
+def an_eighth_pinned(bare: str, other: str) -> Callable[[bool, int], dict[str, Side]]:
+    """The same, but for one caller in eight, who are pinned to the second version."""
+    theirs, ours = urlsplit(bare).port or 0, urlsplit(other).port or 0
+
+    def sides(stream: bool, callers: int) -> dict[str, Side]:
+        few = callers // 8
+        pinned = [*requests(stream, callers - few, "v1"), *requests(stream, few, "v2")]
+        return {"bare": [(theirs, requests(stream, callers))], "other": [(ours, pinned)]}
+
+    return sides
+
+
 def linnet_side(found: str, tokenizer: Path | None, rounds: int, seconds: float) -> None:
-    """Linnet's endpoint beside a bare server; writes its figures to a file."""
+    """Linnet's endpoint beside bare servers; writes its figures to a file."""
     with endpoint(None, ["v1", "v2"], tokenizer_of=tokenizer) as served:
         served.deploy(["v1", "v2"])
         seconds_until_answered(served.url, f"{MODEL}:v2", _LIMIT_S)
         served.wait_until_serving(["v1", "v2"])
-        served.linnet("rollout", "start", f"{MODEL}:v2", "--weight", "10", "--yes")
+        served.linnet("rollout", "start", f"{MODEL}:v2", "--weight", "1", "--yes")
         with bare_vllm(served.settings.home / "weights" / "v1") as bare:
             seconds_until_answered(bare, MODEL, _LIMIT_S)
-            figures = uvloop.run(compare(bare, served.url, rounds, seconds))
+            alike = one_to_one(bare, served.url)
+            figures = uvloop.run(compare(alike, rounds, seconds))
+            figures |= uvloop.run(first_tokens(alike, rounds, seconds / 2))
+            apart = uvloop.run(compare(an_eighth_pinned(bare, served.url), rounds, seconds))
+    figures |= {f"eighth_{name}": value for name, value in apart.items()}
     Path(found).write_text(json.dumps(figures))
 
 
@@ -100,7 +157,9 @@ def ray_side(
         with plain_endpoint(model, 1, CPUS) as (url, _), bare_vllm(model) as bare:
             seconds_until_answered(url, MODEL, _LIMIT_S)
             seconds_until_answered(bare, MODEL, _LIMIT_S)
-            figures = uvloop.run(compare(bare, url, rounds, seconds))
+            alike = one_to_one(bare, url)
+            figures = uvloop.run(compare(alike, rounds, seconds))
+            figures |= uvloop.run(first_tokens(alike, rounds, seconds / 2))
     Path(found).write_text(json.dumps(figures))
 
 

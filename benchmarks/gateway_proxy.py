@@ -4,6 +4,9 @@ The upstream answers at once, so the ratios are the worst case: a real engine ta
 for what this one does in microseconds. `requests_per_core_s` divides by the gateway's own CPU
 time, so that it holds on a machine whose cores are shared with the caller and the upstream.
 
+How that grows: with 1, 10 and 100 versions in the directory, a caller pinned to each in turn, since a
+policy names two versions at most and the rest are asked by name; and with two gateways that have
+half of the callers each.
     python benchmarks/gateway_proxy.py [--json] [--quick]
 """
 
@@ -12,33 +15,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import psutil
-import uvicorn
 import uvloop
 from http_load import load
+from proxy_servers import CHUNKS, MODEL, run_gateway, run_upstream, start
 
-MODEL = "bench"
-CHUNKS = 16
 CALLERS = 16
+VERSIONS = (1, 10, 100)
+GROWTH_ASK = 1.1
 PACE_S = 0.002
-_TOKEN = (
-    b'data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" x"}}]}\n\n'
-)
-_UNARY = json.dumps(
-    {"id": "c", "object": "chat.completion", "choices": [{"index": 0, "message": {"content": " x" * CHUNKS}}]}
-).encode()
 _HEADERS = (
     "Host: bench\r\nContent-Type: application/json\r\nAuthorization: Bearer k\r\nX-Linnet-Key: {key}\r\n"
 )
@@ -56,95 +52,28 @@ class Shape:
 SHAPES = (Shape("unary", False), Shape("stream", True), Shape("paced", True, PACE_S))
 
 
-async def upstream_app(scope: Any, receive: Any, send: Any) -> None:
-    """Answers at once, or in `CHUNKS` events with the pause that the body asks for."""
-    if scope["type"] != "http":
-        return
-    body = b""
-    while (message := await receive()).get("more_body"):
-        body += message["body"]
-    ask = json.loads(body + message["body"])
-    kind = b"text/event-stream" if ask["stream"] else b"application/json"
-    length = [] if ask["stream"] else [(b"content-length", str(len(_UNARY)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind), *length]})
-    if not ask["stream"]:
-        await send({"type": "http.response.body", "body": _UNARY})
-        return
-    for _ in range(CHUNKS):
-        await send({"type": "http.response.body", "body": _TOKEN, "more_body": True})
-        if ask["pace_s"]:
-            await asyncio.sleep(ask["pace_s"])
-    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+@dataclass(frozen=True)
+class Gateway:
+    """One that runs: where it listens, and its process."""
+
+    port: int
+    process: psutil.Process
+
+    def cpu_s(self) -> float:
+        """What it has taken of the processors."""
+        return sum(self.process.cpu_times()[:2])
 
 
-def run_upstream(ready: Connection) -> None:
-    """Body of the upstream's process."""
-    _serve(upstream_app, ready)
+@dataclass(frozen=True)
+class Side:
+    """Gateways that share the callers, each with so many versions."""
+
+    name: str
+    gateways: Sequence[Gateway]
+    versions: int
 
 
-def run_gateway(ready: Connection, upstream: str, home: str) -> None:
-    """Body of the gateway's process: two versions, a tenth of the keys to the second."""
-    from cluster.config import Settings
-    from cluster.state import policies
-    from cluster.state.database import open_database
-    from cluster.traffic import TrafficPolicy
-    from serve_apps.access_log.log import AccessLog
-    from serve_apps.gateway.app import build_app
-    from serve_apps.gateway.config import GatewayConfig
-    from serve_apps.gateway.policies import PolicyCache
-
-    database = open_database(f"sqlite:///{home}/linnet.db")
-    with database.transaction() as session:
-        policies.put(session, TrafficPolicy(model=MODEL, revision=1, stable="v1", candidate="v2", weight=10))
-    config = GatewayConfig(model=MODEL)
-    log = AccessLog(config.access_log, Settings(home=Path(home), root=home, state_url="sqlite://"))
-    cache = PolicyCache(database, config.models)
-    _serve(build_app(config, _FixedDirectory(upstream), cache, access_log=log), ready)
-
-
-class _FixedDirectory:
-    def __init__(self, base_url: str) -> None:
-        from serve_apps.gateway.directory import Replica
-
-        self._replicas = {v: (Replica(id=f"{v}-a", base_url=base_url),) for v in ("v1", "v2")}
-
-    def replicas(self, _model: str, version: str) -> Sequence[Any]:
-        return self._replicas.get(version, ())
-
-    def planned(self, _model: str, _version: str) -> int | None:
-        return None
-
-    def may_sleep(self, _model: str, _version: str) -> bool:
-        return False
-
-    def versions(self, _model: str) -> Sequence[str]:
-        return tuple(self._replicas)
-
-    def gateways(self) -> Sequence[str]:
-        return ()
-
-    def ready(self) -> bool:
-        return True
-
-
-class _AnnouncingServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Connection) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[Any] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready.send(self.servers[0].sockets[0].getsockname()[1])
-
-
-def _serve(app: Any, ready: Connection) -> None:
-    config = uvicorn.Config(
-        app, port=0, log_level="error", access_log=False, ws="none", proxy_headers=False, loop="uvloop"
-    )
-    uvloop.run(_AnnouncingServer(config, ready).serve())
-
-
-def _request(shape: Shape, key: str) -> bytes:
+def _request(shape: Shape, key: str, pin: str = "") -> bytes:
     body = json.dumps(
         {
             "model": MODEL,
@@ -153,38 +82,37 @@ def _request(shape: Shape, key: str) -> bytes:
             "messages": [{"role": "user", "content": "What is the capital of France? " * 8}],
         }
     ).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\n{_HEADERS.format(key=key)}Content-Length: {len(body)}\r\n\r\n"
-    )
+    pinned = f"X-Linnet-Version: {pin}\r\n" if pin else ""
+    named = _HEADERS.format(key=key) + pinned
+    head = f"POST /v1/chat/completions HTTP/1.1\r\n{named}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
 async def _load(port: int, shape: Shape, callers: int, seconds: float) -> tuple[float, list[float]]:
-    return await load(port, [_request(shape, f"key-{number}") for number in range(callers)], seconds)
+    return await load(port, [[_request(shape, f"key-{number}")] for number in range(callers)], seconds)
 
 
-async def measure(bare: int, gateway: int, pid: int, *, rounds: int, seconds: float) -> dict[str, float]:
+async def measure(bare: int, gateway: Gateway, *, rounds: int, seconds: float) -> dict[str, float]:
     """Bare and gateway in turn, `rounds` times each; medians."""
-    process = psutil.Process(pid)
     figures: dict[str, float] = {}
     for shape in SHAPES:
         bare_rate, rate, cost = [], [], []
-        await _load(gateway, shape, CALLERS, 0.3)
+        await _load(gateway.port, shape, CALLERS, 0.3)
         for _ in range(rounds):
             bare_rate.append((await _load(bare, shape, CALLERS, seconds))[0])
-            before = sum(process.cpu_times()[:2])
-            rate.append((await _load(gateway, shape, CALLERS, seconds))[0])
-            cost.append((sum(process.cpu_times()[:2]) - before) / (rate[-1] * seconds))
+            before = gateway.cpu_s()
+            rate.append((await _load(gateway.port, shape, CALLERS, seconds))[0])
+            cost.append((gateway.cpu_s() - before) / (rate[-1] * seconds))
         figures |= {
             f"{shape.name}_bare_rps": round(statistics.median(bare_rate), 1),
             f"{shape.name}_gateway_rps": round(statistics.median(rate), 1),
             f"{shape.name}_ratio": round(statistics.median(rate) / statistics.median(bare_rate), 3),
             f"{shape.name}_cpu_us": round(statistics.median(cost) * 1e6, 1),
         }
-    figures |= await _added_ttft(bare, gateway, rounds, seconds / 2)
+    figures |= await _added_ttft(bare, gateway.port, rounds, seconds / 2)
     figures["requests_per_core_s"] = round(1e6 / figures["unary_cpu_us"], 1)
     figures["chunk_cpu_us"] = round((figures["paced_cpu_us"] - figures["unary_cpu_us"]) / CHUNKS, 1)
-    figures["gateway_rss_mb"] = round(process.memory_info().rss / 1e6, 1)
+    figures["gateway_rss_mb"] = round(gateway.process.memory_info().rss / 1e6, 1)
     return figures
 
 
@@ -201,34 +129,65 @@ async def _added_ttft(bare: int, gateway: int, rounds: int, seconds: float) -> d
     }
 
 
-def _start(target: Callable[..., None], *arguments: str) -> tuple[Any, int]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
-    process.start()
-    theirs.close()
-    if not ours.poll(60):
-        raise TimeoutError(f"{target.__name__} did not start within 60 s")
-    return process, ours.recv()
+async def cost(gateways: Sequence[Gateway], versions: int, shape: Shape, seconds: float) -> float:
+    """CPU of all gateways together for one request, us; each has its share of the callers."""
+    asked = [_request(shape, f"key-{number}", pin=f"v{number % versions + 1}") for number in range(CALLERS)]
+    before = sum(gateway.cpu_s() for gateway in gateways)
+    shares = [asked[first :: len(gateways)] for first in range(len(gateways))]
+    pairs = zip(gateways, shares, strict=True)
+    rates = await asyncio.gather(*(load(gateway.port, own, seconds) for gateway, own in pairs))
+    spent = sum(gateway.cpu_s() for gateway in gateways) - before
+    return spent / (sum(rate for rate, _ in rates) * seconds) * 1e6
 
 
-def run(rounds: int, seconds: float) -> dict[str, float]:
-    """Start both servers, measure, stop them."""
-    processes = []
+async def growth(sides: Sequence[Side], *, rounds: int, seconds: float) -> dict[str, float]:
+    """Of each side in turn, for a request and for a streamed chunk; medians."""
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for side in sides:
+            request, stream = [
+                await cost(side.gateways, side.versions, shape, seconds) for shape in (SHAPES[0], SHAPES[2])
+            ]
+            found.setdefault(f"{side.name}.request_us", []).append(request)
+            found.setdefault(f"{side.name}.chunk_us", []).append((stream - request) / CHUNKS)
+    return {name: round(statistics.median(values), 1) for name, values in found.items()}
+
+
+@contextmanager
+def running(bare: int, versions: Sequence[int]) -> Iterator[list[Gateway]]:
+    """A gateway for each number of versions, with a database of its own, in front of the upstream."""
+    processes, found = [], []
     with tempfile.TemporaryDirectory() as home:
         try:
-            upstream, bare = _start(run_upstream)
-            processes.append(upstream)
-            gateway, port = _start(run_gateway, f"http://127.0.0.1:{bare}", home)
-            processes.append(gateway)
-            coroutine: Awaitable[dict[str, float]] = measure(
-                bare, port, gateway.pid, rounds=rounds, seconds=seconds
-            )
-            return uvloop.run(coroutine)  # type: ignore[arg-type]
+            for number, count in enumerate(versions):
+                here = Path(home, str(number))
+                here.mkdir()
+                process, port = start(run_gateway, f"http://127.0.0.1:{bare}", str(here), count)
+                processes.append(process)
+                found.append(Gateway(port, psutil.Process(process.pid)))
+            yield found
         finally:
             for process in processes:
                 process.terminate()
                 process.join()
+
+
+def run(rounds: int, seconds: float) -> dict[str, float]:
+    """Start the servers, measure, stop them."""
+    upstream, bare = start(run_upstream)
+    try:
+        with running(bare, [2]) as [gateway]:
+            figures = uvloop.run(measure(bare, gateway, rounds=rounds, seconds=seconds))
+        with running(bare, [*VERSIONS, 2, 2]) as [*grown, one, two]:
+            sides = [
+                *(Side(f"versions_{n}", [own], n) for n, own in zip(VERSIONS, grown, strict=True)),
+                Side("gateways_1", [one], 2),
+                Side("gateways_2", [one, two], 2),
+            ]
+            return figures | uvloop.run(growth(sides, rounds=rounds, seconds=seconds / 2))
+    finally:
+        upstream.terminate()
+        upstream.join()
 
 
 def main() -> None:
@@ -242,6 +201,10 @@ def main() -> None:
         _ask("requests per second and core", ">= 3000", figures["requests_per_core_s"], 3000, 1),
         _ask("added TTFT p50 at one caller, ms", "<= 2", figures["ttft_added_p50_ms"], 2, -1),
         _ask("resident memory, MB", "<= 300", figures["gateway_rss_mb"], 300, -1),
+        *(
+            _ask(f"{what} of 100 versions, of that of 1", f"<= {GROWTH_ASK}", ratio, GROWTH_ASK, -1)
+            for what, ratio in _growth(figures).items()
+        ),
     ]
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     if arguments.json:
@@ -252,6 +215,13 @@ def main() -> None:
         print(f"  {name:<24}{value:>12,.3f}".rstrip("0").rstrip("."))
     for ask in asks:
         print(f"  {'met   ' if ask['met'] else 'MISSED'} {ask['what']}: {ask['value']} (ask {ask['limit']})")
+
+
+def _growth(figures: dict[str, float]) -> dict[str, float]:
+    return {
+        f"a {what}": round(figures[f"versions_100.{what}_us"] / figures[f"versions_1.{what}_us"], 2)
+        for what in ("request", "chunk")
+    }
 
 
 def _ask(what: str, limit: str, value: float, bound: float, sign: int) -> dict[str, Any]:

@@ -57,21 +57,21 @@ class Caller(asyncio.Protocol):
         return bool(gap) and mark >= 0 and len(body) == int(head[mark + 16 :].split(b"\r\n", 1)[0])
 
 
-async def load(port: int, requests: Sequence[bytes], seconds: float) -> tuple[float, list[float]]:
-    """A caller for each request, which it repeats; requests per second, and seconds to each first byte.
+async def load(port: int, callers: Sequence[Sequence[bytes]], seconds: float) -> tuple[float, list[float]]:
+    """Callers who repeat their requests in turn; requests per second, and seconds to each first byte.
 
     A request is the whole of it as it goes over the wire, HTTP/1.1 and kept alive.
     """
     until = time.perf_counter() + seconds
 
-    async def one(request: bytes) -> list[float]:
+    async def one(requests: Sequence[bytes]) -> list[float]:
         _, caller = await asyncio.get_running_loop().create_connection(Caller, "127.0.0.1", port)
         firsts = []
         while time.perf_counter() < until:
-            firsts.append(await caller.ask(request))
+            firsts.append(await caller.ask(requests[len(firsts) % len(requests)]))
         caller.close()
         return firsts
 
     began = time.perf_counter()
-    firsts = [t for group in await asyncio.gather(*map(one, requests)) for t in group]
+    firsts = [t for group in await asyncio.gather(*map(one, callers)) for t in group]
     return len(firsts) / (time.perf_counter() - began), firsts

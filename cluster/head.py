@@ -15,6 +15,8 @@ import psutil
 
 from cluster.config import Settings
 from cluster.errors import EnvironmentSetupError
+from cluster.tls import haproxy
+from cluster.tls.pair import CERTFILE, KEYFILE, KeyPair
 
 HOST = "127.0.0.1"
 
@@ -77,7 +79,9 @@ def ensure_token() -> None:
         writer.write(secrets.token_hex(32))
 
 
-def environment(settings: Settings, auth_mode: str, temp_dir: str) -> dict[str, str]:
+def environment(
+    settings: Settings, auth_mode: str, temp_dir: str, pair: KeyPair | None = None
+) -> dict[str, str]:
     """What Ray and everything that it starts inherit; what the caller has set wins over our defaults."""
     chosen = {**SERVE_ENVIRONMENT, **_scratch(temp_dir), **os.environ, "RAY_AUTH_MODE": auth_mode}
     # Replicas listen on the endpoint's own port: with it, they answer to the gateway alone.
@@ -87,6 +91,12 @@ def environment(settings: Settings, auth_mode: str, temp_dir: str) -> dict[str, 
     chosen["LINNET_STATE_URL"] = settings.state_url
     chosen["PATH"] = f"{Path(sys.executable).parent}:{chosen.get('PATH', '')}"
     chosen.pop("RAY_ADDRESS", None)
+    for name in (CERTFILE, KEYFILE):
+        chosen.pop(name, None)
+    if pair is not None:
+        chosen |= {**pair.environment, haproxy.BINARY: haproxy.launcher()}
+    elif chosen.get(haproxy.BINARY) == haproxy.launcher():
+        del chosen[haproxy.BINARY]
     return chosen
 
 

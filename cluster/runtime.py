@@ -33,6 +33,7 @@ from cluster.errors import (
     TimedOutError,
 )
 from cluster.leftovers import sweep
+from cluster.tls.pair import KeyPair
 
 GCS_PORT, DASHBOARD_PORT, SERVE_PORT = 6390, 8265, 8000
 START_TIMEOUT_S = 120.0
@@ -55,6 +56,8 @@ class ClusterInfo(StrictModel):
     log_file: str
     num_cpus: float
     auth_mode: str
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -66,6 +69,11 @@ class ClusterInfo(StrictModel):
             "RAY_DASHBOARD_ADDRESS": self.dashboard_url,
         }
 
+    @property
+    def pair(self) -> KeyPair | None:
+        """The files that the endpoint speaks HTTPS with."""
+        return KeyPair.given(self.ssl_certfile, self.ssl_keyfile)
+
 
 def up(
     settings: Settings,
@@ -74,12 +82,16 @@ def up(
     gcs_port: int = GCS_PORT,
     dashboard_port: int = DASHBOARD_PORT,
     serve_port: int = SERVE_PORT,
+    pair: KeyPair | None = None,
 ) -> ClusterInfo:
     """Start a head node on this machine and return once its dashboard answers.
 
-    Raises ConflictError while one runs, EnvironmentSetupError for a port in use, and
-    TimedOutError, with the end of the log, when Ray does not come up.
+    With a `pair` the endpoint speaks HTTPS. Raises ConfigError for a pair that is none,
+    ConflictError while one runs, EnvironmentSetupError for a port in use, and TimedOutError, with
+    the end of the log, when Ray does not come up.
     """
+    if pair is not None:
+        pair.check()
     with _exclusive(settings.home):
         running = current(settings)
         if running is not None:
@@ -90,7 +102,8 @@ def up(
             )
         for name, port in (("GCS", gcs_port), ("dashboard", dashboard_port), ("endpoint", serve_port)):
             head.require_free(port, name)
-        return _start(settings, num_cpus or default_cpus(), gcs_port, dashboard_port, serve_port)
+        ports = (gcs_port, dashboard_port, serve_port)
+        return _start(settings, num_cpus or default_cpus(), ports, pair)
 
 
 def down(settings: Settings) -> list[int]:
@@ -169,8 +182,9 @@ def attach(settings: Settings | None = None) -> None:
 
 
 def _start(
-    settings: Settings, num_cpus: float, gcs_port: int, dashboard_port: int, serve_port: int
+    settings: Settings, num_cpus: float, ports: tuple[int, int, int], pair: KeyPair | None
 ) -> ClusterInfo:
+    gcs_port, dashboard_port, serve_port = ports
     logs = settings.home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log_file = logs / "cluster.log"
@@ -188,7 +202,7 @@ def _start(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=head.environment(settings, auth_mode, temp_dir),
+            env=head.environment(settings, auth_mode, temp_dir, pair),
         )
     _guards.append(guard)
     info = ClusterInfo(
@@ -196,11 +210,13 @@ def _start(
         guard_started=psutil.Process(guard.pid).create_time(),
         address=f"{head.HOST}:{gcs_port}",
         dashboard_url=f"http://{head.HOST}:{dashboard_port}",
-        serve_url=f"http://{head.HOST}:{serve_port}",
+        serve_url=f"{'https' if pair else 'http'}://{head.HOST}:{serve_port}",
         temp_dir=temp_dir,
         log_file=str(log_file),
         num_cpus=num_cpus,
         auth_mode=auth_mode,
+        ssl_certfile=str(pair.certfile) if pair else None,
+        ssl_keyfile=str(pair.keyfile) if pair else None,
     )
     _write_info(settings.home, info)
     try:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -126,7 +125,7 @@ def _replica(row: ReplicaRow, spare: frozenset[str]) -> Replica:
         replica=row.replica,
         status=LOST if lost else STANDBY if row.replica in spare else row.status,
         seen=row.seen_at,
-        detail=_detail(row.detail),
+        detail="; ".join(_detail(row)),
     )
 
 
@@ -135,11 +134,15 @@ def _was_asleep(row: ReplicaRow) -> bool:
     return row.status == ReplicaStatus.ASLEEP and replicas.is_stale(row)
 
 
-def _detail(detail: dict[str, Any]) -> str:
-    if "until" in detail:
-        return f"until {datetime.fromisoformat(detail['until']):%H:%M:%S} UTC: {detail['reason']}"
-    if "reason" in detail:
-        return str(detail["reason"])
-    if "proven" in detail:
-        return f"{detail['proven']} golden answers proven"
-    return ""
+def _detail(row: ReplicaRow) -> Iterator[str]:
+    if row.base is not None:
+        yield f"adapter on {row.base}"
+    if "until" in row.detail:
+        until = datetime.fromisoformat(row.detail["until"])
+        yield f"until {until:%H:%M:%S} UTC: {row.detail['reason']}"
+    elif "reason" in row.detail:
+        yield str(row.detail["reason"])
+    elif "proven" in row.detail:
+        yield f"{row.detail['proven']} golden answers proven"
+    if "user_config" in row.detail:
+        yield f"its user_config is refused, the adapters stay as they were: {row.detail['user_config']}"

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,18 +16,25 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
 from cluster.errors import GateFailedError, LinnetError
-from cluster.manifest import GoldenAnswer
+from cluster.manifest import GoldenAnswer, VersionManifest
+from cluster.refs import VersionRef
 from cluster.registry import ModelStore
-from cluster.state import losses, replicas
+from cluster.state import losses
 from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import utc_now
 from serve_apps import backoff, ray_llm, warm_worker
+from serve_apps.adapters import vllm_lora
+from serve_apps.adapters.adapters import Adapters, sentence
+from serve_apps.adapters.fitting import require_fit
+from serve_apps.adapters.middleware import AnswerAsVersion, current
+from serve_apps.adapters.spec import read_adapters
 from serve_apps.counting import CountRequests
 from serve_apps.engine_load import EngineLoad
 from serve_apps.liveness import Pulse, hung
 from serve_apps.memory import MemoryGuard
 from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
+from serve_apps.replica_rows import ReplicaRows
 from serve_apps.version_args import VersionArgs
 
 logger = logging.getLogger("ray.serve")
@@ -35,14 +43,17 @@ logger = logging.getLogger("ray.serve")
 class VersionServer(LLMServer):
     """Serves one version: verify the files, load, prove, warm up, and only then be ready.
 
-    Serve calls a replica RUNNING once its constructor returns, so nothing routes to one
-    that has not come through all of it.
+    Serve calls a replica RUNNING once its constructor and its first `reconfigure` have returned, so
+    nothing routes to one that has not come through all of it. Adapters on top of the version are
+    versions of their own, which come and go while it serves.
     """
 
     async def __init__(self, llm_config: LLMConfig, *, args: VersionArgs) -> None:
         self._args = args
         self._store = await asyncio.to_thread(ModelStore.open)
-        self._replica = serve.get_replica_context().replica_id.to_full_id_str()
+        replica = serve.get_replica_context().replica_id.to_full_id_str()
+        self._rows = ReplicaRows(self._store.database, replica, args.ref)
+        self._configured = False
         self._tasks: list[asyncio.Task[None]] = []
         self._probes = 0
         limit = args.memory_limit_gib
@@ -55,20 +66,22 @@ class VersionServer(LLMServer):
             source = _with_source(llm_config, str(directory))
             await super().__init__(source, engine_cls=ray_llm.lean_engine_class())
             ray_llm.tell_tokens(self.engine)
+            self._lora = vllm_lora.of_ray(self.engine)
+            self._adapters = Adapters(self._lora, self._fetch_adapter, self._prove_adapter, self._rows)
             ray_llm.on_engine_exit(self.engine, _end_with_engine)
             self._load = EngineLoad(self._ongoing)
             ray_llm.read_stats(self.engine, self._load.record)
             loaded = time.monotonic()
             await self._report(ReplicaStatus.PROVING)
-            proven = await self._prove()
+            proven = await self._prove(await asyncio.to_thread(self._store.manifest, args.ref))
         except Exception as error:
-            await self._report(ReplicaStatus.REFUSED, {"reason": _sentence(error)})
+            await self._report(ReplicaStatus.REFUSED, {"reason": sentence(error)})
             if self.engine is not None:
                 ray_llm.stop_engine(self.engine)
             raise
         took = {"load_s": round(loaded - began, 2), "prove_s": round(time.monotonic() - loaded, 2)}
-        told = {"proven": proven, "standby": args.standby, "pause_s": pause_s}
-        await self._report(ReplicaStatus.SERVING, told | took)
+        self._proof = {"proven": proven, "standby": args.standby, "pause_s": pause_s, **took}
+        await self._report(ReplicaStatus.SERVING, self._proof)
         self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._stay_alive())]
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -77,7 +90,26 @@ class VersionServer(LLMServer):
         ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
         ray_llm.add_middleware(app, TellTokens)
         ray_llm.add_middleware(app, CountRequests, count=self._load.asked)
+        ray_llm.add_middleware(app, AnswerAsVersion, own=self._args.ref.version, find=self._adapters.find)
         return app
+
+    async def reconfigure(self, user_config: Any) -> None:
+        """Serve's hook: called before the replica is RUNNING, and for each new `user_config`.
+
+        Serve stops a replica whose hook raises, so this does not. It waits for the adapters the
+        first time, for a replica that takes the place of another is to serve what that one did;
+        later ones come while the replica answers.
+        """
+        first, self._configured = not self._configured, True
+        try:
+            self._adapters.want(read_adapters(user_config, self._args.ref))
+        except LinnetError as error:
+            logger.error("The user_config of %s is refused: %s", self._args.ref, error.render())
+            await self._tell(self._proof | {"user_config": error.message})
+            return
+        if first:
+            await self._adapters.settled()
+        await self._tell(self._proof)
 
     async def check_health(self) -> None:
         """Serve's health check; raises when the engine is dead, or the replica near its memory limit."""
@@ -98,8 +130,9 @@ class VersionServer(LLMServer):
             return  # it never served, and its refusal stays to be read
         for task in self._tasks:
             task.cancel()
+        self._adapters.close()
         with contextlib.suppress(LinnetError):
-            await asyncio.to_thread(self._forget)
+            await self._rows.forget_all()
 
     async def _start_engine(self) -> None:
         """As Ray's, without its usage telemetry: an actor for it would import all of vLLM."""
@@ -121,8 +154,19 @@ class VersionServer(LLMServer):
             lives = losses.lives(session, ref.model, ref.version, now - backoff.WINDOW)
         return backoff.pause(lives, now)
 
-    async def _prove(self) -> int:
-        manifest = await asyncio.to_thread(self._store.manifest, self._args.ref)
+    def _fetch_adapter(self, ref: VersionRef) -> tuple[VersionManifest, Path]:
+        manifest = self._store.manifest(ref)
+        require_fit(manifest, self._store.manifest(self._args.ref), has_lora=self._lora.has_lora)
+        return manifest, self._store.local_dir(ref)
+
+    async def _prove_adapter(self, manifest: VersionManifest, adapter: Any) -> int:
+        token = current.set(adapter)
+        try:
+            return await self._prove(manifest)
+        finally:
+            current.reset(token)
+
+    async def _prove(self, manifest: VersionManifest) -> int:
         return await prove(
             manifest,
             self._generate,
@@ -141,7 +185,16 @@ class VersionServer(LLMServer):
             return_token_ids=True,
         )
         answers = await self.completions(request)
-        response = await asyncio.wait_for(anext(answers), self._args.proof_timeout_s)
+        limit_s = self._args.proof_timeout_s
+        try:
+            response = await asyncio.wait_for(anext(answers), limit_s)
+        except TimeoutError:
+            raise GateFailedError(
+                f"The engine of `{self._args.ref}` gave no answer to a golden prompt within {limit_s:g} s.",
+                code="gate.proof_timeout",
+                hint="Raise `proof_timeout_s`; for an adapter `max_loras`: so many answer at a time.",
+                retryable=True,
+            ) from None
         if not hasattr(response, "choices"):
             raise GateFailedError(
                 f"The engine of `{self._args.ref}` answered a golden prompt with an error: {response}.",
@@ -154,10 +207,15 @@ class VersionServer(LLMServer):
         while True:
             await self._keep_warm_worker()
             await asyncio.sleep(self._args.lease_s)
-            try:
-                await self._report(ReplicaStatus.SERVING)
-            except LinnetError as error:
-                logger.warning("The lease of %s was not renewed: %s", self._replica, error.message)
+            await self._tell()
+            await self._adapters.renew()
+            self._adapters.retry()
+
+    async def _tell(self, detail: dict[str, Any] | None = None) -> None:
+        try:
+            await self._report(ReplicaStatus.SERVING, detail)
+        except LinnetError as error:
+            logger.warning("The lease of %s was not renewed: %s", self._rows.replica, error.message)
 
     async def _keep_warm_worker(self) -> None:
         if not self._args.warm_worker:
@@ -171,7 +229,7 @@ class VersionServer(LLMServer):
         pulse = Pulse()
         ray_llm.feel_pulse(self.engine, pulse.beat)
         wrong = await hung(pulse, self._one_token, self._args.liveness_s, self._args.liveness_timeout_s)
-        logger.error("The engine of %s is ended: %s.", self._replica, wrong)
+        logger.error("The engine of %s is ended: %s.", self._rows.replica, wrong)
         ray_llm.kill_engine(self.engine)
 
     async def _one_token(self) -> None:
@@ -189,22 +247,7 @@ class VersionServer(LLMServer):
         return max(0, ray_llm.ongoing_requests(self.engine) - self._probes)
 
     async def _report(self, status: ReplicaStatus, detail: dict[str, Any] | None = None) -> None:
-        await asyncio.to_thread(self._write, status, detail)
-
-    def _write(self, status: ReplicaStatus, detail: dict[str, Any] | None) -> None:
-        with self._store.database.transaction() as session:
-            replicas.report(
-                session,
-                replica=self._replica,
-                model=self._args.ref.model,
-                version=self._args.ref.version,
-                status=status,
-                detail=detail,
-            )
-
-    def _forget(self) -> None:
-        with self._store.database.transaction() as session:
-            replicas.forget(session, self._replica)
+        await self._rows.report(self._args.ref.version, status, detail)
 
 
 def _end_with_engine() -> None:
@@ -220,7 +263,3 @@ def _with_source(llm_config: LLMConfig, directory: str) -> LLMConfig:
     fields = llm_config.model_dump(exclude_unset=True)
     fields["model_loading_config"] = {"model_id": llm_config.model_id, "model_source": directory}
     return LLMConfig(**fields)
-
-
-def _sentence(error: Exception) -> str:
-    return error.message if isinstance(error, LinnetError) else f"{type(error).__name__}: {error}"

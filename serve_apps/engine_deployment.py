@@ -20,9 +20,15 @@ _CONSTRUCTOR_TRIES = 1
 # Serve learns of a replica's end by its next health check, and starts another only then.
 _HEALTH_CHECK_PERIOD_S = 1.0
 
+# The gateway decides what is traced; else vLLM would trace golden answers and signs of life too.
+_TRACED = {"OTEL_TRACES_SAMPLER": "parentbased_always_off", "OTEL_SERVICE_NAME": "linnet-replica"}
+
 # vLLM's own default of `max_num_seqs`, and the share of it that a replica is to have on average.
 _SEQUENCES = 256
 _FULL = 0.7
+
+# vLLM's own default is 1, with which one busy adapter keeps all others waiting.
+_MAX_LORAS = 4
 
 
 def build(args: VersionArgs) -> Application:
@@ -30,6 +36,8 @@ def build(args: VersionArgs) -> Application:
     fields = llm_config_fields(args)
     options = deployment_options(fields, on_cpu=_is_on_cpu(args))
     options["name"] = deployment_name(args.ref.model, args.ref.version)
+    # Without it Serve would not call `reconfigure` when the YAML's own is taken out again.
+    options.setdefault("user_config", {})
     return serve.deployment(serve.ingress()(VersionReplica), **options).bind(args, fields)
 
 
@@ -58,8 +66,11 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
         deployment_config.setdefault("num_replicas", 1)
         if args.standby:
             deployment_config["num_replicas"] += args.standby
-    for name, value in {"HF_HUB_OFFLINE": "1", **ONE_LOOP}.items():
+    traced = _TRACED if engine_kwargs.get("otlp_traces_endpoint") is not None else {}
+    for name, value in {"HF_HUB_OFFLINE": "1", **ONE_LOOP, **traced}.items():
         runtime_env["env_vars"].setdefault(name, value)
+    if engine_kwargs.get("enable_lora"):
+        engine_kwargs.setdefault("max_loras", _MAX_LORAS)
     placement = args.placement_group_config
     if on_cpu:
         engine_kwargs.setdefault("dtype", "float32")

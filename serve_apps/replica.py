@@ -34,6 +34,10 @@ class VersionReplica:
     async def wake(self) -> None:
         """What a gateway calls by a handle where a version has no replica: Serve scales by that call."""
 
+    async def reconfigure(self, user_config: Any) -> None:
+        """Serve's hook for `user_config`, which names the adapters."""
+        await self._server.reconfigure(user_config)
+
     async def check_health(self) -> None:
         """Serve's health check; raises when the engine is dead."""
         await self._server.check_health()

@@ -23,12 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from serve_apps import engine_fork
+from serve_apps.serve_settings import HOOK_VARIABLE
 
 HOOK = "serve_apps.warm_worker.prepare"
 """Named in the runtime environment of a replica, for Ray to call before anything else there."""
-
-HOOK_VARIABLE = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
-"""Ray 2.60 takes `worker_process_setup_hook` for whole jobs only; this is what it becomes."""
 
 KEY_VARIABLE = "LINNET_RUNTIME_ENV"
 """Names the runtime environment: a process that has no work yet cannot ask Ray for its own."""

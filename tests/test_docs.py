@@ -23,6 +23,7 @@ from cluster.recovery.classes import FailureClass
 from cluster.recovery.situation import Strategy
 from cluster.refs import parse_version_ref
 from serve_apps.access_log import files
+from serve_apps.adapters.spec import read_adapters
 from serve_apps.gateway import task_body
 from serve_apps.gateway.config import Auth, GatewayConfig
 from serve_apps.gateway.limits import Meter
@@ -150,6 +151,9 @@ def test_serve_yaml_fits_ray_and_us(name, tree):
             continue
         args = validate(application["args"], VersionArgs, source=name)
         assert application["route_prefix"] == route_prefix(parse_version_ref(args.version))
+        for deployment in application.get("deployments", []):
+            read_adapters(deployment.get("user_config", {}), args.ref)
+            assert deployment["name"] == f"{args.ref.model}-{args.ref.version}"
         DeploymentSchema.model_validate({"name": "version", **args.deployment_config})
         assert args.deployment_config.keys() <= DeploymentSchema.model_fields.keys()
 
@@ -211,10 +215,13 @@ def test_every_key_that_people_write_has_its_table():
         *(f"{spec}:{name}Spec" for name in ("Failures", "Publish")),
         "train_jobs.parallel:ParallelSpec",
         "serve_apps.version_args:VersionArgs",
+        "serve_apps.adapters.spec:BaseUserConfig",
         "serve_apps.gateway.config:GatewayConfig",
+        "serve_apps.gateway.routing:RoutingConfig",
         "serve_apps.gateway.task_spec:Task",
         "serve_apps.gateway.task_spec:Output",
         "serve_apps.access_log.config:AccessLogConfig",
+        "serve_apps.tracing.config:TracesConfig",
         "cluster.manifest:VersionManifest",
         "cluster.keys:Grant",
         "cluster.keys:Limits",

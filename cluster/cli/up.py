@@ -9,6 +9,7 @@ import typer
 from cluster.cli import output
 from cluster.cli.output import JsonFlag
 from cluster.config import Settings
+from cluster.tls.pair import CERTFILE, KEYFILE, KeyPair, read_leaf
 
 if TYPE_CHECKING:
     from cluster.runtime import ClusterInfo
@@ -18,21 +19,35 @@ app = output.new_app("Start a Ray cluster on this machine.", list_verb=None)
 
 @app.command()
 def up(
+    *,
     num_cpus: Annotated[
         float | None, typer.Option(help="Logical CPUs to offer (default: cores, at least 4).")
     ] = None,
     gcs_port: Annotated[int, typer.Option(help="Port of Ray's GCS.")] = 6390,
     dashboard_port: Annotated[int, typer.Option(help="Port of Ray's dashboard and REST API.")] = 8265,
     serve_port: Annotated[int, typer.Option(help="Port that the endpoint will listen on.")] = 8000,
+    ssl_certfile: Annotated[
+        str | None,
+        typer.Option(help="Speak HTTPS with this certificate and its chain (PEM).", envvar=CERTFILE),
+    ] = None,
+    ssl_keyfile: Annotated[
+        str | None, typer.Option(help="The certificate's key (PEM).", envvar=KEYFILE)
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Start a head node and return once it answers; jobs run in the directory that this is called from."""
     from cluster import runtime
 
+    pair = KeyPair.given(ssl_certfile, ssl_keyfile)
     settings = Settings.load()
     output.progress("Starting Ray on this machine")
     info = runtime.up(
-        settings, num_cpus=num_cpus, gcs_port=gcs_port, dashboard_port=dashboard_port, serve_port=serve_port
+        settings,
+        num_cpus=num_cpus,
+        gcs_port=gcs_port,
+        dashboard_port=dashboard_port,
+        serve_port=serve_port,
+        pair=pair,
     )
     output.emit_mutation(
         target="cluster",
@@ -50,5 +65,13 @@ def _sentence(info: ClusterInfo) -> str:
     return (
         f"Ray runs at {info.address} with {info.num_cpus:g} logical CPUs; "
         f"its dashboard is {info.dashboard_url}.\n"
+        f"the endpoint will be {info.serve_url}/v1{_certificate(info)}\n"
         f"for ray and serve: export {exports}"
     )
+
+
+def _certificate(info: ClusterInfo) -> str:
+    if info.pair is None:
+        return ""
+    leaf = read_leaf(info.pair.certfile)
+    return f", with a certificate for {', '.join(leaf.names)} until {leaf.expires:%Y-%m-%d}"

@@ -6,7 +6,7 @@ Nothing here imports torch, vllm or transformers, and no check leaves anything b
 from __future__ import annotations
 
 from cluster.config import Settings
-from cluster.doctor import installation, machine, packages, ports
+from cluster.doctor import certificate, installation, machine, packages, ports
 from cluster.doctor.check import Check, Status
 
 __all__ = ["Check", "Status", "examine"]
@@ -18,5 +18,6 @@ def examine(settings: Settings) -> list[Check]:
         *packages.examine(),
         *machine.examine(settings),
         *ports.examine(settings),
+        *certificate.examine(settings),
         *installation.examine(settings),
     ]

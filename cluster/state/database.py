@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from cluster.errors import StorageError
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 class Database:

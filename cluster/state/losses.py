@@ -55,7 +55,9 @@ def lives(session: Session, model: str, version: str, since: datetime) -> list[L
     """Of the replicas of a version that were lost since."""
     query = (
         select(LossRow.detected_at, ReplicaRow)
-        .outerjoin(ReplicaRow, ReplicaRow.replica == LossRow.replica)
+        .outerjoin(
+            ReplicaRow, (ReplicaRow.replica == LossRow.replica) & (ReplicaRow.version == LossRow.version)
+        )
         .where(LossRow.model == model, LossRow.version == version, LossRow.detected_at >= since)
     )
     return [

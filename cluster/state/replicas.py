@@ -1,8 +1,8 @@
-"""Replica leases: an engine renews its row while it lives; a stale row counts for nothing."""
+"""Replica leases: an engine renews its rows while it lives; a stale row counts for nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -36,11 +36,14 @@ def report(
     version: str,
     status: ReplicaStatus,
     detail: dict[str, Any] | None = None,
+    base: str | None = None,
 ) -> None:
-    """Write or renew a replica's row."""
-    row = session.get(ReplicaRow, replica)
+    """Write or renew a replica's row for a version; `base` is its own one where this is an adapter."""
+    row = session.get(ReplicaRow, (replica, version))
     if row is None:
-        row = ReplicaRow(replica=replica, model=model, version=version, started_at=utc_now(), detail={})
+        row = ReplicaRow(
+            replica=replica, model=model, version=version, base=base, started_at=utc_now(), detail={}
+        )
         session.add(row)
     row.status, row.seen_at = status.value, utc_now()
     if detail is not None:
@@ -49,8 +52,18 @@ def report(
 
 
 def forget(session: Session, replica: str) -> None:
-    """Remove a replica that stopped in good order."""
+    """Remove a replica that stopped in good order, with all that it served."""
     session.execute(delete(ReplicaRow).where(ReplicaRow.replica == replica))
+
+
+def forget_version(session: Session, replica: str, version: str) -> None:
+    """Remove what a replica said of one version."""
+    session.execute(delete(ReplicaRow).where(ReplicaRow.replica == replica, ReplicaRow.version == version))
+
+
+def of_replica(session: Session, replica: str, version: str) -> ReplicaRow | None:
+    """A replica's row for one version."""
+    return session.get(ReplicaRow, (replica, version))
 
 
 def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
@@ -64,9 +77,22 @@ def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
 
 
 def serving(session: Session, names: Collection[str]) -> list[ReplicaRow]:
-    """Those of the named replicas that have proven themselves, also where the lease has run out."""
+    """Own rows of those of the named replicas that serve, also where the lease has run out."""
     query = select(ReplicaRow).where(
-        ReplicaRow.replica.in_(names), ReplicaRow.status == ReplicaStatus.SERVING.value
+        ReplicaRow.base.is_(None),
+        ReplicaRow.replica.in_(names),
+        ReplicaRow.status == ReplicaStatus.SERVING.value,
+    )
+    return list(session.scalars(query))
+
+
+def serving_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow]:
+    """Live rows of adapters that have proven themselves."""
+    query = select(ReplicaRow).where(
+        ReplicaRow.base.is_not(None),
+        ReplicaRow.status == ReplicaStatus.SERVING.value,
+        ReplicaRow.seen_at >= utc_now() - LEASE,
+        ReplicaRow.model.in_(models),
     )
     return list(session.scalars(query))
 

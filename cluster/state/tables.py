@@ -120,13 +120,17 @@ class RunRow(Base):
 
 
 class ReplicaRow(Base):
-    """One engine replica's own word on itself, renewed while it lives."""
+    """One engine replica's own word on one version that it serves, renewed while it lives.
+
+    `base` is the replica's own version where this one is an adapter on top of it, else None.
+    """
 
     __tablename__ = "replicas"
 
     replica: Mapped[str] = mapped_column(String(256), primary_key=True)
+    version: Mapped[str] = mapped_column(String(128), primary_key=True)
     model: Mapped[str] = mapped_column(String(128), index=True)
-    version: Mapped[str] = mapped_column(String(128))
+    base: Mapped[str | None] = mapped_column(String(128))
     status: Mapped[str] = mapped_column(String(32))
     detail: Mapped[dict[str, Any]] = mapped_column(JSON)
     started_at: Mapped[datetime] = mapped_column(DateTime, default=utc_now)

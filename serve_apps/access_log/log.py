@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 
 from cluster.config import Settings
-from cluster.storage import Storage
 from serve_apps.access_log.config import AccessLogConfig, Prompts
 from serve_apps.access_log.redaction import MARGIN
 from serve_apps.access_log.settler import Settler
+from serve_apps.access_log.settling import Order, settle_apart
 from serve_apps.access_log.spool import spool_dir
 from serve_apps.access_log.spooler import Spooler
 from serve_apps.access_log.ticking import Ticking
@@ -18,21 +19,29 @@ from serve_apps.gateway.observation import Observation
 QUEUE_ROWS = 10_000
 """Rows that may wait in memory, where the local disk takes none."""
 
-_STOP_S = 5.0
+_SPOOLED_WITHIN_S = 5.0
+_SETTLED_WITHIN_S = 10.0
 
 
 class AccessLog:
     """Rows go to a queue, from there to the spool, from there to Parquet.
 
     The last two have a thread each, because a storage that hangs must not keep rows in memory.
+    `settle` makes the Parquet.
     """
 
-    def __init__(self, config: AccessLogConfig, settings: Settings) -> None:
+    def __init__(
+        self,
+        config: AccessLogConfig,
+        settings: Settings,
+        settle: Callable[[Order], None] = settle_apart,
+    ) -> None:
         self._config = config
         self._queue: deque[Observation] = deque(maxlen=QUEUE_ROWS)
         directory = spool_dir(settings)
         self._spooler = Spooler(self._queue, directory, config)
-        settler = Settler(directory, Storage(settings.root), config.keep_days)
+        order = Order(directory=directory, root=settings.root, keep_days=config.keep_days)
+        settler = Settler(directory, lambda: settle(order))
         self._spooling = Ticking("linnet-access-log-spool", self._spooler.flush)
         self._settling = Ticking("linnet-access-log-settle", settler.settle)
 
@@ -43,9 +52,9 @@ class AccessLog:
 
     def stop(self) -> None:
         """Write what waits. What the storage does not take within seconds is left for the next gateway."""
-        self._spooling.stop(_STOP_S)
+        self._spooling.stop(_SPOOLED_WITHIN_S)
         self._spooler.close()
-        self._settling.stop(_STOP_S)
+        self._settling.stop(_SETTLED_WITHIN_S)
 
     def add(self, row: Observation) -> bool:
         """Log a request; returns whether an older row had to give way and is lost."""

@@ -54,6 +54,15 @@ def complete(directory: Path) -> Iterator[tuple[str, bytes]]:
                 path.unlink()
 
 
+def any_complete(directory: Path) -> bool:
+    """Whether there is a spool that nobody writes."""
+    for path in _paths(directory):
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            if _locked(file.fileno()):
+                return True
+    return False
+
+
 def everything(directory: Path) -> Iterator[tuple[str, bytes]]:
     """Names and lines of all spools, those being written too; nothing is changed."""
     for path in _paths(directory):

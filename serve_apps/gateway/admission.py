@@ -23,16 +23,17 @@ _LOOK_S = 0.05
 class Slot:
     """The right of one request to be under way."""
 
-    def __init__(self, admission: Admission, choice: Choice) -> None:
+    def __init__(self, admission: Admission, choice: Choice, host: Choice) -> None:
         self._admission = admission
         self._choice = choice
+        self._host = host
         self._left = False
 
     def leave(self) -> None:
         """Make room for another; a second call changes nothing."""
         if not self._left:
             self._left = True
-            self._admission.free(self._choice)
+            self._admission.free(self._choice, self._host)
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +51,8 @@ class Admission:
     """Bounds the requests under way, of each version and of the gateway. Lives in one event loop.
 
     Each version has a line of its own, so that a busy one does not hold up another; the versions
-    take turns, and so do the lanes within a line.
+    take turns, and so do the lanes within a line. Adapters and their base share the base's engines, and
+    together have no more under way than those may have.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Admission:
         self._sleep = sleep or NoSleep()
         self._total = 0
         self._under_way: Counter[Choice] = Counter()
+        self._by_host: Counter[Choice] = Counter()
         self._lines: OrderedDict[Choice, FairQueue[_Waiter]] = OrderedDict()
         self._look: asyncio.TimerHandle | None = None
 
@@ -98,12 +101,13 @@ class Admission:
         cold = self._sleep.holds(choice)
         return self._config.cold_start_wait_s if cold else self._config.queue_wait_s
 
-    def free(self, choice: Choice) -> None:
+    def free(self, choice: Choice, host: Choice) -> None:
         """A request is over; its slot goes to whoever is next."""
         self._total -= 1
-        self._under_way[choice] -= 1
-        if self._under_way[choice] <= 0:
-            del self._under_way[choice]
+        for counter, one in ((self._under_way, choice), (self._by_host, host)):
+            counter[one] -= 1
+            if counter[one] <= 0:
+                del counter[one]
         self._admit()
 
     def _push(self, waiter: _Waiter) -> None:
@@ -144,13 +148,28 @@ class Admission:
                 waiter.tell(self._occupy(choice))
 
     def _has_room(self, choice: Choice) -> bool:
+        host = self._host(choice)
+        return (
+            self._total < self._config.max_in_flight
+            and self._by_host[host] < self._bound(host)
+            and (host == choice or self._under_way[choice] < self._bound(choice))
+        )
+
+    def _bound(self, choice: Choice) -> int:
         # Without a replica, requests go on to wait for one as `replica_wait_s` says.
-        running = len(self._directory.replicas(choice.model, choice.version))
-        replicas = max(1, running - len(self._standbys(choice.model, choice.version)))
-        bound = self._config.max_in_flight_per_replica * replicas
-        return self._total < self._config.max_in_flight and self._under_way[choice] < bound
+        running, standbys = (
+            self._directory.replicas(choice.model, choice.version),
+            self._standbys(choice.model, choice.version),
+        )
+        replicas = max(1, sum(replica.id not in standbys for replica in running))
+        return self._config.max_in_flight_per_replica * replicas
+
+    def _host(self, choice: Choice) -> Choice:
+        return Choice(choice.model, self._directory.host(choice.model, choice.version))
 
     def _occupy(self, choice: Choice) -> Slot:
+        host = self._host(choice)
         self._total += 1
         self._under_way[choice] += 1
-        return Slot(self, choice)
+        self._by_host[host] += 1
+        return Slot(self, choice, host)

@@ -34,6 +34,7 @@ from serve_apps.gateway.sleeping import Sleepers
 from serve_apps.gateway.standbys import StandbyCache, nobody
 from serve_apps.gateway.standing import Standing, standings
 from serve_apps.gateway.tasks import TaskTable
+from serve_apps.gateway.trace import Tracer
 from serve_apps.gateway.upstream import Upstream
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
@@ -54,14 +55,15 @@ def build_app(
     standbys: StandbyCache | None = None,
     sleepers: Sleepers | None = None,
     tasks: TaskTable | None = None,
+    tracer: Tracer | None = None,
     replica_key: str | None = None,
     sends_request_id: bool = True,
 ) -> Gateway:
     """The ASGI application; it starts what it is given with its lifespan or its first request.
 
-    `keys` is needed unless `auth` is `none`; without `tasks` no model has any. `losses` writes
-    receipts of lost replicas; without `standbys` all replicas are alike, and without `sleepers` no version
-    sleeps. `replica_key` is sent to replicas.
+    `keys` is needed unless `auth` is `none`; without `tasks` no model has any, and
+    without `tracer` nothing is traced. `losses` writes receipts of lost replicas; without `standbys`
+    all replicas are alike, and without `sleepers` no version sleeps. `replica_key` is sent to replicas.
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
@@ -91,6 +93,7 @@ def build_app(
             admission=Admission(config, directory, metrics, standbys=standbys_of, sleep=sleepers),
             followers=followers,
             access_log=access_log,
+            tracer=tracer or Tracer(),
             sends_request_id=sends_request_id,
         )
     )

@@ -22,6 +22,9 @@ TRIPS = 3
 """Failures in a row that open a replica's circuit."""
 OPEN_S, LONGEST_OPEN_S = 2.0, 60.0
 
+Prefer = Callable[[Mapping[str, int]], Collection[str]]
+"""From replicas that are as good as each other, with their requests in flight, some of them, at least one."""
+
 
 class Balancer:
     """Counts requests in flight for each replica and remembers who refused a connection."""
@@ -34,24 +37,32 @@ class Balancer:
         self._open_until: dict[str, float] = {}
 
     def pick(
-        self, replicas: Sequence[Replica], strikes: Mapping[str, int], standbys: Collection[str] = ()
+        self,
+        replicas: Sequence[Replica],
+        strikes: Mapping[str, int],
+        *,
+        standbys: Collection[str] = (),
+        prefer: Prefer | None = None,
     ) -> Replica | None:
-        """By strikes of this request, closed circuits, not standing by, load; ties at random."""
+        """By strikes of this request, closed circuits, not standing by, load; ties at random.
+
+        Before load comes `prefer`, where there is one.
+        """
         now = self._clock()
         usable = [r for r in replicas if strikes.get(r.id, 0) < OUT and self._avoided.get(r.id, now) <= now]
         if not usable:
             return None
-        rank = [
-            (
-                strikes.get(r.id, 0),
-                self._open_until.get(r.id, 0.0) > now,
-                r.id in standbys,
-                self._in_flight[r.id],
-            )
-            for r in usable
+        standing = [
+            (strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now, r.id in standbys) for r in usable
         ]
-        best = min(rank)
-        return random.choice([r for r, place in zip(usable, rank, strict=True) if place == best])
+        best = min(standing)
+        equals = [r for r, own in zip(usable, standing, strict=True) if own == best]
+        if prefer is not None and len(equals) > 1:
+            names = prefer({r.id: self._in_flight[r.id] for r in equals})
+            equals = [r for r in equals if r.id in names]
+        loads = [self._in_flight[r.id] for r in equals]
+        least = min(loads)
+        return random.choice([r for r, load in zip(equals, loads, strict=True) if load == least])
 
     def enter(self, replica_id: str) -> None:
         """A request goes to the replica."""

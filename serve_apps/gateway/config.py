@@ -10,6 +10,8 @@ from pydantic import Field, PositiveFloat, model_validator
 from cluster.config import StrictModel
 from cluster.refs import AliasRef, parse_ref
 from serve_apps.access_log.config import AccessLogConfig
+from serve_apps.gateway.routing import RoutingConfig
+from serve_apps.tracing.config import TracesConfig
 
 
 class Auth(StrEnum):
@@ -39,7 +41,8 @@ class GatewayConfig(StrictModel):
     `access_log`: how requests are logged.
     `max_in_flight`: requests that this gateway answers at a time; `max_in_flight_per_replica`:
     the same for each running replica of a version. `max_queue`: how many may wait to be let in,
-    for each version; `queue_wait_s`: how long, before 429.
+    for each version; `queue_wait_s`: how long, before 429. `traces`: where traces go, if anywhere.
+    `routing`: which replica of its version takes a request.
     """
 
     model: str | None = None
@@ -58,6 +61,8 @@ class GatewayConfig(StrictModel):
     max_in_flight_per_replica: int = Field(default=256, ge=1)
     max_queue: int = Field(default=1024, ge=0)
     queue_wait_s: float = Field(default=5.0, ge=0.0)
+    traces: TracesConfig | None = None
+    routing: RoutingConfig = RoutingConfig()
 
     @model_validator(mode="before")
     @classmethod

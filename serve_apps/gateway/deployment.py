@@ -12,7 +12,9 @@ from ray.serve.deployment import Application
 from cluster.config import Settings, validate
 from cluster.errors import GateFailedError
 from cluster.state.database import open_database
+from serve_apps import lean_process
 from serve_apps.access_log.log import AccessLog
+from serve_apps.gateway.adapters import AdapterDirectory
 from serve_apps.gateway.app import GatewayConfig, build_app
 from serve_apps.gateway.config import Auth
 from serve_apps.gateway.keys import KeyCache
@@ -25,10 +27,12 @@ from serve_apps.gateway.standbys import StandbyCache
 from serve_apps.gateway.tasks import TaskTable
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
-from serve_apps.serve_settings import ONE_LOOP
+from serve_apps.serve_settings import HOOK_VARIABLE, ONE_LOOP
+from serve_apps.tracing.opening import open_tracer
 
 # `max_in_flight` and `max_queue` bound what runs and what waits, and answer what is beyond them.
 _MAX_ONGOING_REQUESTS = 10_000
+_ENVIRONMENT = {HOOK_VARIABLE: lean_process.HOOK, "MALLOC_ARENA_MAX": "2", **ONE_LOOP}
 
 
 class Gateway:
@@ -37,21 +41,25 @@ class Gateway:
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
         self._replica_key = replica_key(config.auth, os.environ)
-        self._directory = ServeReplicaDirectory()
+        self._running = ServeReplicaDirectory()
         settings = Settings.load()
         database = open_database(settings.state_url)
+        self._directory = AdapterDirectory(database, self._running, config.models)
         self._policies = PolicyCache(database, config.models)
         self._keys = KeyCache(database) if config.auth is not Auth.NONE else None
-        self._losses = LossRecorder(database, self._directory, LossWatch(), config.models)
+        self._losses = LossRecorder(database, self._running, LossWatch(), config.models)
         self._standbys = StandbyCache(database, self._directory, config.models)
-        self._waker = Waker(by_handle(self._directory.application), config.cold_start_wait_s)
+        self._waker = Waker(by_handle(self._running.application), config.cold_start_wait_s)
         self._sleepers = Sleepers(database, self._directory, config.models, self._waker)
         self._tasks = TaskTable(config.models)
+        self._tracer = open_tracer(config.traces)
         self._log = AccessLog(config.access_log, settings) if config.access_log.enabled else None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start listening to the controller and to the policy, then build the app."""
-        self._directory.start(asyncio.get_running_loop())
+        await self._running.check_options()
+        self._running.start(asyncio.get_running_loop())
+        await self._directory.start()
         await self._policies.start()
         return build_app(
             self._config,
@@ -63,6 +71,7 @@ class Gateway:
             standbys=self._standbys,
             sleepers=self._sleepers,
             tasks=self._tasks,
+            tracer=self._tracer,
             replica_key=self._replica_key,
             sends_request_id=False,
         )
@@ -76,12 +85,13 @@ class Gateway:
 
     def check_health(self) -> None:
         """Serve's health check: the controller must have been heard."""
-        if not self._directory.ready():
+        if not self._running.ready():
             raise GateFailedError("The gateway has not heard from the Serve controller yet.")
 
     async def __del__(self) -> None:
         """Serve's hook at the end of a graceful stop."""
-        self._directory.stop()
+        self._running.stop()
+        await self._directory.stop()
         await self._policies.stop()
         await self._losses.stop()
         await self._standbys.stop()
@@ -91,6 +101,7 @@ class Gateway:
             await self._keys.stop()
         if self._log is not None:
             await asyncio.to_thread(self._log.stop)
+        await asyncio.to_thread(self._tracer.stop)
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -100,7 +111,7 @@ def build(args: dict[str, Any]) -> Application:
         serve.ingress()(Gateway),
         name="gateway",
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _ENVIRONMENT}},
         health_check_period_s=2,
         # Without it Serve would not call `reconfigure` when the YAML's own is taken out again.
         user_config={},

@@ -9,7 +9,7 @@ from cluster.config import StrictModel
 
 
 class Replica(StrictModel):
-    """One running replica of one version.
+    """One running replica of one version, and of the adapters on top of it.
 
     vLLM's own routes hang below `base_url` (`{base_url}/v1/chat/completions`). An `id` is never
     used again for another replica.
@@ -36,6 +36,10 @@ class ReplicaDirectory(Protocol):
 
     def versions(self, model: str) -> Sequence[str]:
         """Labels of the versions that are deployed."""
+        ...
+
+    def host(self, model: str, version: str) -> str:
+        """The version whose replicas answer: itself, or of an adapter the one that it is put on."""
         ...
 
     def gateways(self) -> Sequence[str]:

@@ -9,6 +9,7 @@ import time
 from cluster.state.losses import Signal
 from serve_apps.gateway import headers, openai_errors, selection, tokens
 from serve_apps.gateway.access import ANONYMOUS
+from serve_apps.gateway.admission import Slot
 from serve_apps.gateway.asgi import (
     HangUp,
     RawHeaders,
@@ -32,6 +33,7 @@ from serve_apps.gateway.routes import CONTINUED
 from serve_apps.gateway.selection import Choice
 from serve_apps.gateway.stream import DONE, MARK, Stream
 from serve_apps.gateway.task_output import AnswerCheck
+from serve_apps.gateway.trace import CANCELLED
 from serve_apps.gateway.upstream import Answer, Call
 
 HUNG_UP = 499
@@ -53,6 +55,7 @@ class Exchange:
         self._headers: RawHeaders = list(scope["headers"])
         self._request_id = headers.request_id(self._headers)
         text_bytes = parts.access_log.text_bytes() if parts.access_log else 0
+        self._trace = parts.tracer.begin(self._headers, route)
         self._notes = Notes(self._headers, self._request_id, route, text_bytes)
         self._caller = ANONYMOUS
         self._lane = ""
@@ -122,7 +125,7 @@ class Exchange:
 
     async def _let_in(self, plan: Plan, ticket: Ticket, hang_up: HangUp) -> None:
         choice = plan.choice
-        slot = await self._parts.admission.enter(choice, self._lane)
+        slot = await self._enter(choice)
         if isinstance(slot, Refusal):
             hang_up.ignore()
             await self._refuse(slot)
@@ -133,6 +136,16 @@ class Exchange:
         finally:
             slot.leave()
             self._parts.metrics.ended(choice.model, choice.version)
+
+    async def _enter(self, choice: Choice) -> Slot | Refusal:
+        waiting = self._trace.waits()
+        error = CANCELLED
+        try:
+            outcome = await self._parts.admission.enter(choice, self._lane)
+            error = outcome.code if isinstance(outcome, Refusal) else ""
+        finally:
+            waiting.end(error=error)
+        return outcome
 
     def _plan(self, body: bytes, ticket: Ticket) -> Plan | Refusal:
         ask = selection.parse_ask(body)
@@ -161,12 +174,15 @@ class Exchange:
         call = Call(
             choice=choice,
             path=self._route,
-            headers=headers.forwarded(self._headers, self._request_id, tell=self._route in CONTINUED),
+            headers=headers.forwarded(
+                self._headers, self._request_id, choice.version, tell=self._route in CONTINUED
+            ),
             body=body,
             deadline=asyncio.get_running_loop().time() + config.request_timeout_s,
             patience_s=config.replica_wait_s,
             cold_s=config.cold_start_wait_s,
             notes=self._notes,
+            trace=self._trace,
         )
         ticket.begin()
         outcome = await self._parts.upstream.fetch(call)
@@ -283,6 +299,7 @@ class Exchange:
     def _record(self, model: str, version: str, elapsed: float) -> None:
         row = self._notes.finish(model, version, self._status, elapsed)
         self._parts.metrics.observed(row)
+        self._trace.finish(row)
         log = self._parts.access_log
         if log is not None and log.add(row):
             self._parts.metrics.log_row_dropped()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from multidict import CIMultiDict
 
+from serve_apps.adapters.middleware import VERSION_HEADER
 from serve_apps.replay.wire import RESUME_TYPE, TELL_HEADER
 
 _HOP_BY_HOP = frozenset(
@@ -49,11 +50,11 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
 
 
 def forwarded(
-    headers: Iterable[tuple[bytes, bytes]], request_id: bytes, *, tell: bool = False
+    headers: Iterable[tuple[bytes, bytes]], request_id: bytes, version: str, *, tell: bool = False
 ) -> CIMultiDict[str]:
     """Request headers for a replica; a value with bytes outside printable ASCII is left out.
 
-    `tell` asks the replica for the tokens of a stream.
+    `version` is the one that is to answer; `tell` asks the replica for the tokens of a stream.
     """
     kept: CIMultiDict[str] = CIMultiDict()
     named = _named_by_connection(headers)
@@ -62,6 +63,7 @@ def forwarded(
         if not dropped and _PLAIN_VALUE(value) and not _resumes(name, value):
             kept.add(name.decode("latin-1"), value.decode("latin-1"))
     kept["x-request-id"] = request_id.decode("ascii")
+    kept[VERSION_HEADER] = version
     if tell:
         kept[TELL_HEADER] = "1"
     return kept

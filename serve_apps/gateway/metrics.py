@@ -50,6 +50,8 @@ class GatewayMetrics:
         self._refused = counter("linnet_gateway_refused", what, ("reason",))
         what = "Rows of the access log that gave way to newer ones before they were written."
         self._log_rows_dropped = counter("linnet_gateway_log_rows_dropped", what)
+        what = "Spans that did not reach the collector."
+        self._spans_lost = counter("linnet_gateway_spans_lost", what)
         what = "1 while the newest user_config was refused and older tasks are in force."
         gauge("linnet_gateway_tasks_stale", what).set_function(tasks_stale)
         self._standing = StandingGauges(self.registry)
@@ -103,6 +105,10 @@ class GatewayMetrics:
     def log_row_dropped(self) -> None:
         """A row of the access log is lost."""
         self._log_rows_dropped.inc()
+
+    def spans_lost(self, number: int) -> None:
+        """So many spans were made and not delivered."""
+        self._spans_lost.inc(number)
 
     def queued(self, model: str, version: str) -> None:
         """A request waits to be let in."""

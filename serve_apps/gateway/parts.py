@@ -15,6 +15,7 @@ from serve_apps.gateway.following import Beat
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.tasks import TaskTable
+from serve_apps.gateway.trace import Tracer
 from serve_apps.gateway.upstream import Upstream
 from serve_apps.losses.watch import LossWatch
 
@@ -34,22 +35,25 @@ class Parts:
     admission: Admission
     followers: tuple[Beat, ...]
     access_log: AccessLog | None
+    tracer: Tracer
     sends_request_id: bool
 
     async def start(self) -> None:
-        """Follow the database and write the log; a second call changes nothing."""
+        """Follow the database, write the log and send traces; a second call changes nothing."""
         for follower in self.followers:
             await follower.start()
         if self.access_log is not None:
             self.access_log.start()
+        self.tracer.start(self.metrics.spans_lost)
 
     async def stop(self) -> None:
-        """Close what is open, and write what the log still holds."""
+        """Close what is open, and write and send what is left."""
         await self.upstream.close()
         for follower in self.followers:
             await follower.stop()
         if self.access_log is not None:
             await asyncio.to_thread(self.access_log.stop)
+        await asyncio.to_thread(self.tracer.stop)
 
     def identity(self, request_id: bytes) -> RawHeaders:
         """The x-request-id header, unless the server in front adds it."""

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cluster.errors import EnvironmentSetupError
 from serve_apps.gateway.directory import Replica
 from serve_apps.gateway.serve_plans import Place, ServePlans
 
@@ -56,6 +57,14 @@ class ServeReplicaDirectory:
             client_id=f"linnet-gateway:{ray.get_runtime_context().get_actor_id()}",
         )
 
+    async def check_options(self) -> None:
+        """Raises EnvironmentSetupError for options under which nobody would reach a replica."""
+        import ray
+        from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        refuse_ssl(await controller.get_http_config.remote())
+
     def stop(self) -> None:
         """End the subscription."""
         if self._client is not None:
@@ -90,6 +99,10 @@ class ServeReplicaDirectory:
     def versions(self, model: str) -> Sequence[str]:
         """Versions of a model that have an application."""
         return sorted(self._table.get(model, {}))
+
+    def host(self, model: str, version: str) -> str:
+        """Each version has replicas of its own."""
+        return version
 
     def gateways(self) -> Sequence[str]:
         """Where each replica of this gateway's own application listens."""
@@ -133,6 +146,19 @@ def applications(target_groups: Iterable[Any]) -> dict[Place, str]:
         for group in target_groups
         if _is_http(group) and (named := _version_of(group.route_prefix)) is not None
     }
+
+
+def refuse_ssl(http_options: Any) -> None:
+    """Raises EnvironmentSetupError for `ssl_certfile` in `http_options`.
+
+    Serve gives it to every replica and not to HAProxy, which then reaches none of them.
+    """
+    if http_options.ssl_certfile:
+        raise EnvironmentSetupError(
+            "`http_options` has `ssl_certfile`: with HAProxy in front, Serve gives it to the replicas alone.",
+            code="environment.ssl_options",
+            hint="Leave it out; the endpoint speaks HTTPS with `linnet up --ssl-certfile … --ssl-keyfile …`.",
+        )
 
 
 def addresses(target_groups: Iterable[Any], *, app: str, own_ip: str) -> tuple[str, ...]:

@@ -41,12 +41,15 @@ class StandbyCache(Follower):
         self._proofs: dict[tuple[str, str], dict[str, Proof]] = {}
 
     def of(self, model: str, version: str) -> frozenset[str]:
-        """Asked on every request: versions without standbys cost one look into a table."""
-        proofs = self._proofs.get((model, version))
+        """Asked on every request; adapters have the standbys of their base."""
+        if not self._proofs:
+            return _NOBODY
+        host = self._directory.host(model, version)
+        proofs = self._proofs.get((model, host))
         if proofs is None:
             return _NOBODY
-        running = [replica.id for replica in self._directory.replicas(model, version)]
-        return standbys(running, proofs, self._directory.planned(model, version))
+        running = [replica.id for replica in self._directory.replicas(model, host)]
+        return standbys(running, proofs, self._directory.planned(model, host))
 
     def _running(self) -> list[str]:
         return [

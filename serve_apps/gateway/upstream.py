@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 
 import aiohttp
 from multidict import CIMultiDict
@@ -18,16 +19,21 @@ from cluster.state.losses import Signal
 from serve_apps.gateway import openai_errors
 from serve_apps.gateway.balancer import OUT, Balancer
 from serve_apps.gateway.config import GatewayConfig
+from serve_apps.gateway.connections import watched_socket
 from serve_apps.gateway.directory import Replica, ReplicaDirectory
 from serve_apps.gateway.events import EventFramer
 from serve_apps.gateway.headers import returned
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
+from serve_apps.gateway.prefix_affinity import PrefixAffinity
+from serve_apps.gateway.prompt_text import prompt_text
 from serve_apps.gateway.retry_budget import RetryBudget
+from serve_apps.gateway.routing import RoutingPolicy
 from serve_apps.gateway.selection import Choice
 from serve_apps.gateway.sleeping import NoSleep, Sleep
 from serve_apps.gateway.standbys import StandbysOf, nobody
+from serve_apps.gateway.trace import CANCELLED, UNTRACED_SPAN, RequestTrace, Span
 from serve_apps.losses.watch import LossWatch
 from serve_apps.replay.wire import RESUME_TYPE, Resume, pack
 
@@ -60,7 +66,8 @@ class Call:
     `deadline` is a time of the event loop; `patience_s` is how long it may still wait for a
     replica, and `cold_s` for one of a version that sleeps; `strikes` counts its failures on each,
     `attempts` all that may have begun; `fault` is a replica's own word on why it failed, given
-    where no other replica does better.
+    where no other replica does better. `goes_on`: it asks for the rest of a stream. `prompt` is its
+    text, once somebody has asked for it.
     """
 
     choice: Choice
@@ -71,9 +78,18 @@ class Call:
     patience_s: float
     cold_s: float
     notes: Notes
+    trace: RequestTrace
+    goes_on: bool = False
     strikes: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     fault: Answer | Refusal | None = None
+    prompt: str | None = None
+
+    def text(self) -> str:
+        """The beginning of its prompt; empty where there is none to be had."""
+        if self.prompt is None:
+            self.prompt = prompt_text(self.body)
+        return self.prompt
 
     def rule_out(self, replica_id: str) -> None:
         """The replica was lost in the middle of its answer."""
@@ -84,7 +100,7 @@ class Call:
         """The call that goes on with its stream on another replica."""
         headers = self.headers.copy()
         headers["Content-Type"] = RESUME_TYPE
-        return replace(self, headers=headers, body=pack(resume, self.body))
+        return replace(self, headers=headers, body=pack(resume, self.body), goes_on=True)
 
 
 class Answer:
@@ -101,6 +117,8 @@ class Answer:
         first: bytes,
         framer: EventFramer | None,
         leave: Callable[[], None],
+        *,
+        span: Span = UNTRACED_SPAN,
     ) -> None:
         self.replica_id = replica_id
         self.status = response.status
@@ -111,6 +129,8 @@ class Answer:
         self.broken_by: Exception | None = None
         self._framer = framer or EventFramer()
         self._leave = leave
+        self._span = span
+        self._ended = framer is None
 
     async def rest(self) -> AsyncIterator[bytes]:
         """The events after `first`, as they come; a stream that breaks sets `broken_by` and ends."""
@@ -122,6 +142,7 @@ class Answer:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.broken_by = error
             return
+        self._ended = True
         if held := self._framer.rest():
             yield held
 
@@ -129,6 +150,14 @@ class Answer:
         """Done with it, or no longer wanted."""
         self._response.close()
         self._leave()
+        self._span.end(status=self.status, error=self._error())
+
+    def _error(self) -> str:
+        if self.broken_by is not None:
+            return type(self.broken_by).__name__
+        if not self._ended:
+            return CANCELLED
+        return str(self.status) if self.status >= 400 else ""
 
 
 class Upstream:
@@ -153,6 +182,8 @@ class Upstream:
         self._directory = directory
         self._metrics = metrics
         self._balancer = Balancer()
+        aware = config.routing.policy is RoutingPolicy.PREFIX_AWARE
+        self._affinity = PrefixAffinity(config.routing, directory) if aware else None
         self._budgets: dict[Choice, RetryBudget] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -199,9 +230,8 @@ class Upstream:
 
     async def _free_replica(self, call: Call) -> Replica | None:
         while True:
-            model, version = call.choice.model, call.choice.version
-            running = self._directory.replicas(model, version)
-            replica = self._balancer.pick(running, call.strikes, self._standbys(model, version))
+            running = self._directory.replicas(call.choice.model, call.choice.version)
+            replica = self._pick(call, running)
             if replica is not None or call.fault is not None or not await self._wait(call, running):
                 return replica
 
@@ -220,12 +250,29 @@ class Upstream:
         await asyncio.sleep(pause)
         return True
 
+    def _pick(self, call: Call, running: Sequence[Replica]) -> Replica | None:
+        standbys = self._standbys(call.choice.model, call.choice.version)
+        prefixes = self._affinity.of(call.choice, running) if self._affinity is not None else None
+        if prefixes is None or not (text := call.text()):
+            return self._balancer.pick(running, call.strikes, standbys=standbys)
+        prefer = partial(prefixes.narrow, text)
+        replica = self._balancer.pick(running, call.strikes, standbys=standbys, prefer=prefer)
+        if replica is not None:
+            prefixes.sent(text, replica.id)
+        return replica
+
     async def _attempt(self, call: Call, replica: Replica) -> Answer | Refusal | Failure:
         outcome: Answer | Refusal | Failure | None = None
+        span = call.trace.attempts(replica, goes_on=call.goes_on)
+        span.pass_on(call.headers)
         self._balancer.enter(replica.id)
         try:
-            outcome = await self._exchange(call, replica)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            outcome = await self._exchange(call, replica, span)
+        except aiohttp.ClientConnectorError:
+            outcome = Failure.REFUSED
+        except aiohttp.ConnectionTimeoutError:
+            # A host that does not even refuse costs each caller its timeout, unlike a port nobody listens on.
+            self._balancer.failed(replica.id)
             outcome = Failure.REFUSED
         except TimeoutError:
             limit = self._config.request_timeout_s
@@ -235,9 +282,10 @@ class Upstream:
         finally:
             if not isinstance(outcome, Answer):
                 self._balancer.leave(replica.id)
+                span.end(error=_error_of(outcome))
         return outcome
 
-    async def _exchange(self, call: Call, replica: Replica) -> Answer | Refusal | Failure:
+    async def _exchange(self, call: Call, replica: Replica, span: Span) -> Answer | Refusal | Failure:
         response = await self._client().post(
             URL(replica.base_url.rstrip("/") + call.path, encoded=True),
             data=call.body if len(call.body) < _LARGE_BODY else io.BytesIO(call.body),
@@ -247,14 +295,14 @@ class Upstream:
         )
         outcome: Answer | Refusal | Failure | None = None
         try:
-            outcome = await self._read(response, call, replica)
+            outcome = await self._read(response, call, replica, span)
         finally:
             if not isinstance(outcome, Answer):
                 response.close()
         return outcome
 
     async def _read(
-        self, response: aiohttp.ClientResponse, call: Call, replica: Replica
+        self, response: aiohttp.ClientResponse, call: Call, replica: Replica, span: Span
     ) -> Answer | Refusal | Failure:
         def leave() -> None:
             self._balancer.leave(replica.id)
@@ -264,19 +312,25 @@ class Upstream:
             framer, first = EventFramer(), b""
             while not first and (chunk := await response.content.readany()):
                 first = framer.push(chunk)
-            return Answer(response, replica.id, first, framer, leave)
+            return Answer(response, replica.id, first, framer, leave, span=span)
         # Read to its end before the caller sees any of it, so that a break is still retried.
         body = await response.read()
         verdict = _verdict(response, kind, body, call)
         if response.status != _INTERNAL_ERROR or isinstance(verdict, Failure):
-            return verdict or Answer(response, replica.id, body, None, leave)
+            return verdict or Answer(response, replica.id, body, None, leave, span=span)
         call.fault = verdict or Answer(response, replica.id, body, None, _left_already)
         return Failure.FAULTY
+
+    def _is_adapter(self, choice: Choice) -> bool:
+        """Of an adapter, a replica that is well may say that it has it no longer."""
+        return self._directory.host(choice.model, choice.version) != choice.version
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+                connector=aiohttp.TCPConnector(
+                    limit=0, keepalive_timeout=_KEEP_ALIVE_S, socket_factory=watched_socket
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._own_headers,
                 auto_decompress=False,
@@ -298,9 +352,16 @@ class Upstream:
             # A kept-alive connection that was closed just then looks like a replica that died: one
             # dropped request does not rule out the replica, where there is no other.
             call.strikes[replica.id] += 1 if failure is Failure.DROPPED else OUT
-            self._balancer.failed(replica.id)
+            if failure is not Failure.UNAVAILABLE or not self._is_adapter(call.choice):
+                self._balancer.failed(replica.id)
             if failure is Failure.DROPPED:
                 self._watch.missed(replica.id, Signal.DROPPED)
+
+
+def _error_of(outcome: Refusal | Failure | None) -> str:
+    if outcome is None:
+        return CANCELLED
+    return outcome.code if isinstance(outcome, Refusal) else outcome
 
 
 def _left_already() -> None:

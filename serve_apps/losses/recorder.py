@@ -43,7 +43,10 @@ class LossRecorder(Beat):
         running = self._running()
         self._suspects += self.watch.look(running)
         with self._database.snapshot() as session:
-            found = {suspect.replica: session.get(ReplicaRow, suspect.replica) for suspect in self._suspects}
+            found = {
+                suspect.replica: replicas.of_replica(session, suspect.replica, suspect.place[1])
+                for suspect in self._suspects
+            }
             unfinished = bool(losses.waiting(session))
             rows = replicas.serving(session, [*running, *found]) if found else ()
         proofs = {row.replica: proof(row) for row in rows}

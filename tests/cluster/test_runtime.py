@@ -13,8 +13,10 @@ import pytest
 
 from cluster import runtime
 from cluster.config import Settings
-from cluster.errors import ConflictError, EnvironmentSetupError, IntegrityError, NotFoundError
+from cluster.errors import ConfigError, ConflictError, EnvironmentSetupError, IntegrityError, NotFoundError
+from cluster.tls.pair import KeyPair
 from tests.conftest import free_port
+from tests.support.certificates import Authority
 
 
 @pytest.fixture
@@ -34,6 +36,14 @@ def test_a_port_in_use_is_named_with_its_holder(settings):
         with pytest.raises(EnvironmentSetupError, match=rf"{chosen['serve_port']}.*pid {os.getpid()}"):
             runtime.up(settings, **chosen)
     assert runtime.current(settings) is None
+
+
+def test_a_key_of_another_certificate_is_refused_before_anything_starts(settings, tmp_path):
+    authority = Authority(tmp_path)
+    mixed = KeyPair(authority.issue("one").certfile, authority.issue("other").keyfile)
+    with pytest.raises(ConfigError, match="is not that of the certificate"):
+        runtime.up(settings, **ports(), pair=mixed)
+    assert not (settings.home / "run").exists()
 
 
 def test_down_without_up_is_not_found(settings):

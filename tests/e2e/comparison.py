@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.support.endpoint import MODEL, Endpoint
@@ -26,9 +27,11 @@ class CutError(Exception):
         self.text = text
 
 
-def ask(endpoint: Endpoint, prompt: str, *, stream: bool, retries: int = 0) -> str:
-    """The text of one greedy answer of v1."""
-    body = {"model": f"{MODEL}:v1", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
+def ask(
+    endpoint: Endpoint, prompt: str, *, stream: bool, retries: int = 0, model: str = f"{MODEL}:v1"
+) -> str:
+    """The text of one greedy answer."""
+    body = {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
     request = urllib.request.Request(
         f"{endpoint.url}/v1/completions",
         json.dumps(body | {"ignore_eos": True, "stream": stream}).encode(),
@@ -76,6 +79,8 @@ class Comparison:
     expected: dict[str, str]
     callers: int = 4
     retries: int = 0
+    model: str = f"{MODEL}:v1"
+    asking: Callable[..., str] = ask
     equal: int = 0
     cut: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -98,7 +103,9 @@ class Comparison:
             prompt = PROMPTS[count % len(PROMPTS)]
             expected = self.expected[prompt]
             try:
-                answer = ask(self.endpoint, prompt, stream=count % 4 != 0, retries=self.retries)
+                answer = self.asking(
+                    self.endpoint, prompt, stream=count % 4 != 0, retries=self.retries, model=self.model
+                )
             except CutError as error:
                 if expected.startswith(error.text):
                     self.cut.append(time.monotonic())

@@ -22,6 +22,15 @@ def gateways() -> list[psutil.Process]:
     return titled("ServeReplica:gateway")
 
 
+def warm_workers() -> list[psutil.Process]:
+    """Workers of Ray's without work that have a fork server, as replicas have."""
+    return [
+        worker
+        for worker in titled("ray::IDLE")
+        if any("forkserver" in " ".join(child.cmdline()) for child in worker.children())
+    ]
+
+
 def proven(endpoint: Endpoint) -> set[str]:
     """Ids of the proven replicas of v1, once two of its actors run."""
     found = {replica for version, replica in endpoint.serving_replicas() if version == "v1"}

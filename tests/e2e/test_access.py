@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import openai
 import pytest
 
+from tests.e2e.processes import gateways
 from tests.support.endpoint import MODEL, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine]
@@ -66,3 +68,11 @@ def test_a_key_opens_the_endpoint_until_it_is_revoked_and_its_requests_are_logge
 def test_nobody_goes_around_the_gateway(guarded, key):
     around = f"{guarded.url}/_versions/{MODEL}/v1/v1/completions"
     assert status(around, key, {"model": MODEL, "prompt": "Once", "max_tokens": 1}) == 401
+
+
+def test_a_gateway_is_light(guarded):
+    [gateway] = gateways()
+    mapped = {Path(found.path).parts for found in gateway.memory_maps()}
+    assert any("ray" in parts for parts in mapped)
+    assert [parts for parts in mapped if {"pandas", "pyarrow"} & set(parts)] == []
+    assert gateway.memory_info().rss < 300e6

@@ -31,11 +31,13 @@ def test_a_version_added_and_replicas_changed(restored, shared_settings, tmp_pat
     restored.deploy(["v1", "v2"])
     restored.wait_until_serving(["v1", "v2"])
     wait_for(lambda: len(pids()) == 4, "a gateway, two engines and one replica of v1", 60)
+    warm = {p.pid for p in wait_for(processes.warm_workers, "a worker with its imports done", 60)}
     before = pids()
     with Load(restored.url, MODEL) as load:
         restored.deploy(["v1", "v2", "v4"])
         wait_for(lambda: "v4" in restored.serving(), "the new version", 180)
         assert before <= pids()
+        assert {p.pid for p in processes.titled(f"ServeReplica:{MODEL}-v4")} <= warm
         restored.deploy(["v1", "v2", "v4"], replicas={"v1": 2})
         wait_for(lambda: len(processes.proven(restored)) == 2, "a second replica of v1", 180)
         assert before <= pids()

@@ -66,7 +66,7 @@ def storm(endpoint):
             replicas.report(
                 session, replica=name, model=MODEL, version="v6", status=ReplicaStatus.SERVING, detail={}
             )
-            row = session.get(ReplicaRow, name)
+            row = session.get(ReplicaRow, (name, "v6"))
             row.started_at, row.seen_at = at, at - timedelta(hours=1)
             losses.add(
                 session,

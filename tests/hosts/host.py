@@ -103,9 +103,17 @@ class Host:
             )
         return done
 
-    def start(self, command: str, *, stdout: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
-        """Start a shell command by ssh and return at once; output and errors together go to `stdout`."""
-        return subprocess.Popen(self._ssh(command), stdout=stdout, stderr=subprocess.STDOUT, text=True)
+    def start(
+        self, command: str, *, stdout: IO[str] | int = subprocess.PIPE, with_input: bool = False
+    ) -> subprocess.Popen[str]:
+        """Start a shell command by ssh and return at once; output and errors together go to `stdout`.
+
+        `with_input` gives it a pipe to read from.
+        """
+        stdin = subprocess.PIPE if with_input else None
+        return subprocess.Popen(
+            self._ssh(command), stdin=stdin, stdout=stdout, stderr=subprocess.STDOUT, text=True
+        )
 
     def inside(self, command: str, *, timeout: float = 60.0) -> str:
         """Run a shell command at the console, which works when the network does not; returns its output."""

@@ -4,6 +4,7 @@ from datetime import timedelta
 import pytest
 
 from cluster.cli.main import main
+from cluster.errors import LinnetError
 from cluster.state import replicas
 from cluster.state.replicas import LEASE, ReplicaStatus
 from cluster.state.tables import ReplicaRow, utc_now
@@ -53,7 +54,7 @@ def test_status_tells_what_was_proven_what_was_refused_and_what_was_lost(store, 
     world.set_replica(store, "v2", ReplicaStatus.REFUSED, {"reason": "'Lyon' is not 'Paris'"})
     world.set_replica(store, "v3", ReplicaStatus.LOADING)
     with store.database.transaction() as session:
-        session.get(ReplicaRow, "v3#1").seen_at = utc_now() - 2 * LEASE
+        session.get(ReplicaRow, ("v3#1", "v3")).seen_at = utc_now() - 2 * LEASE
     rows = {row["version"]: row for row in listed(capsys, "status", "tiny")}
     assert (rows["v1"]["status"], rows["v1"]["detail"]) == ("serving", "3 golden answers proven")
     assert (rows["v2"]["status"], rows["v2"]["detail"]) == ("refused", "'Lyon' is not 'Paris'")
@@ -74,12 +75,12 @@ def test_who_stands_by_shows_and_no_longer_once_it_is_needed(store, capsys):
                 status=ReplicaStatus.SERVING,
                 detail=detail,
             )
-            session.get(ReplicaRow, name).started_at = utc_now() - timedelta(seconds=age_s)
+            session.get(ReplicaRow, (name, "v1")).started_at = utc_now() - timedelta(seconds=age_s)
     assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["serving", "standby"]
     (endpoint,) = listed(capsys)
     assert endpoint["versions"][0]["replicas"] == {"serving": 1, "standby": 1}
     with store.database.transaction() as session:
-        session.get(ReplicaRow, "a").seen_at = utc_now() - 2 * LEASE
+        session.get(ReplicaRow, ("a", "v1")).seen_at = utc_now() - 2 * LEASE
     assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["lost", "serving"]
 
 
@@ -97,8 +98,37 @@ def test_a_version_that_sleeps_is_no_lost_replica(store, capsys):
     (endpoint,) = listed(capsys)
     assert endpoint["versions"][0]["replicas"] == {"asleep": 1}
     with store.database.transaction() as session:
-        session.get(ReplicaRow, "v1#1").seen_at = utc_now() - 2 * LEASE
+        session.get(ReplicaRow, ("v1#1", "v1")).seen_at = utc_now() - 2 * LEASE
     assert listed(capsys, "status", "tiny") == []
+
+
+def test_adapters_are_versions_with_the_replicas_of_their_base(store, capsys):
+    world.set_replica(store, "v1", detail={"proven": 3, "user_config": "`adaptors` is not a key"})
+    with store.database.transaction() as session:
+        for version, status, detail in (
+            ("v2", ReplicaStatus.SERVING, {"proven": 2}),
+            ("v3", ReplicaStatus.REFUSED, {"reason": "its rank is 64"}),
+        ):
+            replicas.report(
+                session,
+                replica="v1#1",
+                model="tiny",
+                version=version,
+                base="v1",
+                status=status,
+                detail=detail,
+            )
+    rows = {row["version"]: row for row in listed(capsys, "status", "tiny")}
+    assert {row["replica"] for row in rows.values()} == {"v1#1"}
+    assert rows["v1"]["detail"].startswith("3 golden answers proven; its user_config is refused")
+    assert (rows["v2"]["status"], rows["v2"]["detail"]) == (
+        "serving",
+        "adapter on v1; 2 golden answers proven",
+    )
+    assert (rows["v3"]["status"], rows["v3"]["detail"]) == ("refused", "adapter on v1; its rank is 64")
+    with pytest.raises(LinnetError, match="its rank is 64"):
+        Rollouts(store).run(Start(model="tiny", candidate="v3", weight=10))
+    Rollouts(store).run(Start(model="tiny", candidate="v2", weight=10))
 
 
 def test_an_unknown_endpoint_gets_a_suggestion(store, capsys):

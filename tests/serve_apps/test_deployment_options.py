@@ -24,6 +24,7 @@ ASKED = [
     {"deployment_config": {"ray_actor_options": {"num_cpus": 2, "memory": 10, "resources": {"disk": 1}}}},
     {"placement_group_config": {"bundles": [{"CPU": 2}, {"CPU": 1}], "strategy": "STRICT_PACK"}},
     {"runtime_env": {"env_vars": {"A": "1"}}},
+    {"engine_kwargs": {"otlp_traces_endpoint": "http://collector:4317"}},
 ]
 
 
@@ -34,6 +35,17 @@ def test_the_options_without_vllm_are_those_of_ray(asked):
     # A hook that does nothing; Ray takes it for whole jobs only.
     theirs["ray_actor_options"]["runtime_env"].pop("worker_process_setup_hook", None)
     assert ours == theirs
+
+
+def test_only_a_version_that_sends_traces_is_told_to_leave_the_choice_to_the_gateway():
+    def variables(**given):
+        return llm_config_fields(VersionArgs(version="m:v1", **given))["runtime_env"]["env_vars"]
+
+    endpoint = {"otlp_traces_endpoint": "http://collector:4317"}
+    assert variables(engine_kwargs=endpoint)["OTEL_TRACES_SAMPLER"] == "parentbased_always_off"
+    assert not any(name.startswith("OTEL_") for name in variables())
+    own = {"env_vars": {"OTEL_TRACES_SAMPLER": "always_on"}}
+    assert variables(engine_kwargs=endpoint, runtime_env=own)["OTEL_TRACES_SAMPLER"] == "always_on"
 
 
 def test_bundles_for_each_worker_and_gpus_are_left_to_ray():

@@ -38,9 +38,9 @@ def test_ray_still_runs_the_hook_that_the_variable_names():
     from ray._private import ray_constants
     from ray._private.runtime_env.setup_hook import load_and_execute_setup_hook
 
-    from serve_apps import warm_worker
+    from serve_apps.serve_settings import HOOK_VARIABLE
 
-    assert ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR == warm_worker.HOOK_VARIABLE
+    assert ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR == HOOK_VARIABLE
     assert load_and_execute_setup_hook("os.getcwd") is None
     assert "Failed" in load_and_execute_setup_hook("serve_apps.warm_worker.no_such_name")
 

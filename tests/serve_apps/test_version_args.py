@@ -4,6 +4,7 @@ from cluster.config import validate
 from cluster.errors import ConfigError, UsageError
 from serve_apps import warm_worker
 from serve_apps.engine_deployment import llm_config_fields
+from serve_apps.serve_settings import HOOK_VARIABLE
 from serve_apps.version_args import VersionArgs, route_prefix
 
 
@@ -27,6 +28,15 @@ def test_a_cpu_replica_computes_in_float32_unless_told_otherwise():
     assert llm_config_fields(VersionArgs(version="m:v1"))["engine_kwargs"]["dtype"] == "float32"
     told = VersionArgs(version="m:v1", engine_kwargs={"dtype": "bfloat16", "max_model_len": 64})
     assert llm_config_fields(told)["engine_kwargs"] == {"dtype": "bfloat16", "max_model_len": 64}
+
+
+def test_an_engine_with_lora_mixes_several_adapters_unless_told_otherwise():
+    def given(**engine_kwargs):
+        return llm_config_fields(VersionArgs(version="m:v1", engine_kwargs=engine_kwargs))["engine_kwargs"]
+
+    assert given(enable_lora=True)["max_loras"] == 4
+    assert given(enable_lora=True, max_loras=1)["max_loras"] == 1
+    assert "max_loras" not in given(enable_lora=False)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +64,8 @@ def test_only_cpu_replicas_fork_their_engines():
     def variables(**hardware):
         return llm_config_fields(VersionArgs(version="m:v1", **hardware))["runtime_env"]["env_vars"]
 
-    assert variables()[warm_worker.HOOK_VARIABLE] == warm_worker.HOOK
-    assert warm_worker.HOOK_VARIABLE not in variables(accelerator_type="H100")
+    assert variables()[HOOK_VARIABLE] == warm_worker.HOOK
+    assert HOOK_VARIABLE not in variables(accelerator_type="H100")
 
 
 def test_serve_looks_after_a_replica_each_second_unless_told_otherwise():

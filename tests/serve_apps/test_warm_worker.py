@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from serve_apps import warm_worker
+from serve_apps.serve_settings import HOOK_VARIABLE
 from serve_apps.warm_worker import STARTING_S, WarmWorker
 
 KEY = "abc"
@@ -94,7 +95,7 @@ def test_the_variables_name_the_environment():
     one, same, other = (warm_worker.variables({"env_vars": {"A": value}}) for value in "112")
     assert one == same
     assert one[warm_worker.KEY_VARIABLE] != other[warm_worker.KEY_VARIABLE]
-    assert one[warm_worker.HOOK_VARIABLE] == warm_worker.HOOK
+    assert one[HOOK_VARIABLE] == warm_worker.HOOK
 
 
 def test_the_raylet_still_takes_the_call():

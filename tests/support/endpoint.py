@@ -107,9 +107,10 @@ class Endpoint:
         gateways: int = 1,
         user_config: Mapping[str, Any] | None = None,
         args: Mapping[str, Mapping[str, Any]] | None = None,
+        more: Sequence[Mapping[str, Any]] = (),
         **engine_kwargs: dict[str, Any],
     ) -> None:
-        """`serve deploy` a YAML with the gateway and these versions.
+        """`serve deploy` a YAML with the gateway, these versions and `more` applications.
 
         `v3={…}` sets its engine_kwargs; a version has one replica unless `replicas` says another
         number, or how it scales; `args` adds to a version's args, and such a version has as many replicas
@@ -138,6 +139,7 @@ class Endpoint:
                 )
                 for label in labels
             ),
+            *more,
         ]
         document = {
             "proxy_location": "EveryNode",

@@ -36,7 +36,7 @@ def serve(session, replica, version="v1", load_s=2.0, prove_s=0.5):
 def test_a_loss_is_made_good_by_a_replica_of_its_version_that_started_since(database):
     with database.transaction() as session:
         serve(session, "before")
-        session.get(ReplicaRow, "before").started_at = utc_now() - timedelta(seconds=60)
+        session.get(ReplicaRow, ("before", "v1")).started_at = utc_now() - timedelta(seconds=60)
         losses.add(session, loss())
         serve(session, "other", version="v2")
         losses.complete(session, losses.waiting(session))
@@ -45,7 +45,7 @@ def test_a_loss_is_made_good_by_a_replica_of_its_version_that_started_since(data
         losses.complete(session, losses.waiting(session))
         [row] = losses.everything(session)
         assert (row.replaced_by, row.load_s, row.prove_s) == ("new", 2.0, 0.5)
-        assert row.recovered_at == session.get(ReplicaRow, "new").started_at + timedelta(seconds=2.5)
+        assert row.recovered_at == session.get(ReplicaRow, ("new", "v1")).started_at + timedelta(seconds=2.5)
         assert losses.waiting(session) == []
 
 
@@ -62,7 +62,7 @@ def test_one_replica_makes_good_one_loss_the_oldest_first(database):
 def test_lives_tell_since_when_a_lost_replica_had_served(database):
     with database.transaction() as session:
         serve(session, "a")
-        row = session.get(ReplicaRow, "a")
+        row = session.get(ReplicaRow, ("a", "v1"))
         row.detail = row.detail | {"pause_s": 4.0}
         losses.add(session, loss("a", ago_s=5))
         losses.add(session, loss("unknown", ago_s=3))

@@ -1,57 +1,57 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import date
 
-from cluster.storage import Storage
-from serve_apps.access_log import files
+from cluster.errors import StorageError
+from serve_apps.access_log import settler as settler_module
 from serve_apps.access_log.settler import Settler
 from serve_apps.access_log.spool import Spool
 from tests.serve_apps.access_log.samples import lines, row
 
 
-def spooled(directory, name, *rows) -> Spool:
-    spool = Spool(directory, name)
-    spool.append(lines(*rows))
-    return spool
+class Work:
+    """Settles nothing; refuses while it is told to."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.refuses = False
+
+    def __call__(self) -> None:
+        self.times += 1
+        if self.refuses:
+            raise StorageError("it is full", code="storage.full")
 
 
-def today(**given):
-    return row(at=datetime.now(UTC), **given)
+def complete_spool(directory) -> None:
+    spool = Spool(directory, "gw-0")
+    spool.append(lines(row()))
+    spool.close()
 
 
-def test_complete_spools_become_parquet_and_living_ones_stay(storage, tmp_path):
-    directory = tmp_path / "spool"
-    spooled(directory, "dead-0", today()).close()
-    spooled(directory, "dead-1", today(version="v2")).close()
-    living = spooled(directory, "living-0", today())
-    Settler(directory, storage, 30).settle()
-    assert sorted(path.rsplit("/", 1)[1] for path in storage.list_files(files.FOLDER)) == [
-        "dead-0.parquet",
-        "dead-1.parquet",
-    ]
-    assert [file.name for file in directory.iterdir()] == ["living-0.jsonl"]
-    living.close()
+def test_there_is_work_when_a_spool_is_complete_and_when_a_day_begins(tmp_path, monkeypatch):
+    work = Work()
+    settler = Settler(tmp_path, work)
+    spool = Spool(tmp_path, "gw-0")
+    spool.append(lines(row()))
+    assert [settler.settle() for _ in range(3)] == [1, 1, 1]
+    assert work.times == 0
+    spool.close()
+    settler.settle()
+    assert work.times == 1
+    (tmp_path / "gw-0.jsonl").unlink()
+    monkeypatch.setattr(settler_module, "_today", lambda: date(2100, 1, 1))
+    assert [settler.settle() for _ in range(3)] == [1, 1, 1]
+    assert work.times == 2
 
 
-def test_a_storage_that_refuses_keeps_the_spools_is_named_once_and_tried_less_often(tmp_path, caplog):
-    directory, root = tmp_path / "spool", tmp_path / "root"
-    root.write_text("a file where the folder should be")
-    spooled(directory, "gw-0", today()).close()
-    settler = Settler(directory, Storage(str(root)), 30)
-    pauses = [settler.settle() for _ in range(9)]
-    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60, 60]
-    assert len([line for line in caplog.records if "stays on the local disk" in line.message]) == 1
-    assert (directory / "gw-0.jsonl").exists()
-    root.unlink()
+def test_a_storage_that_refuses_is_named_once_and_tried_less_often(tmp_path, caplog):
+    work = Work()
+    work.refuses = True
+    complete_spool(tmp_path)
+    settler = Settler(tmp_path, work)
+    assert [settler.settle() for _ in range(9)] == [2, 4, 8, 16, 32, 60, 60, 60, 60]
+    named = [line.message for line in caplog.records if "stays on the local disk" in line.message]
+    assert named == ["the access log stays on the local disk: it is full"]
+    work.refuses = False
     assert settler.settle() == 1
-    assert len(Storage(str(root)).list_files(files.FOLDER)) == 1
-    assert list(directory.iterdir()) == []
-
-
-def test_old_days_go_when_a_day_begins(storage, tmp_path):
-    old = datetime.now(UTC) - timedelta(days=9)
-    files.store(storage, "gw", lines(row(at=old), today()))
-    Settler(tmp_path, storage, keep_days=10).settle()
-    assert len(files.days(storage)) == 2
-    Settler(tmp_path, storage, keep_days=3).settle()
-    assert files.days(storage) == [datetime.now(UTC).date()]
+    assert work.times == 10

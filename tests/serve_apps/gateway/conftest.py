@@ -19,6 +19,7 @@ from cluster.storage import Storage
 from cluster.traffic import TrafficPolicy
 from serve_apps.access_log.log import AccessLog
 from serve_apps.access_log.query import AccessLogs, Wanted
+from serve_apps.access_log.settling import settle
 from serve_apps.access_log.spool import spool_dir
 from serve_apps.gateway.app import build_app
 from serve_apps.gateway.config import Auth, GatewayConfig
@@ -27,6 +28,7 @@ from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.sleeping import Sleepers
 from serve_apps.gateway.standbys import StandbyCache
 from serve_apps.gateway.tasks import TaskTable
+from serve_apps.gateway.trace import Tracer
 from tests.serve_apps.gateway.servers import (
     Behaviour,
     Engine,
@@ -160,13 +162,13 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
     """Start a gateway; keywords are GatewayConfig's."""
     running: list[Stack] = []
 
-    def start(replica_key: str | None = None, **settings) -> Stack:
+    def start(replica_key: str | None = None, tracer: Tracer | None = None, **settings) -> Stack:
         defaults = {"model": "m", "replica_wait_s": 0.3, "access_log": {"flush_s": 0.02}}
         config = GatewayConfig(**defaults | settings)
         home = Settings(home=tmp_path, root=str(tmp_path), state_url=f"sqlite:///{tmp_path}/linnet.db")
         stack = Stack(loop_thread, database, home)
         stack.cache = PolicyCache(database, config.models, interval_s=0.02)
-        log = AccessLog(config.access_log, home) if config.access_log.enabled else None
+        log = AccessLog(config.access_log, home, settle) if config.access_log.enabled else None
         if config.auth is not Auth.NONE:
             stack.keys = KeyCache(database, interval_s=0.02)
         stack.tasks = TaskTable(config.models)
@@ -179,6 +181,7 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
             standbys=StandbyCache(database, stack.directory, config.models, interval_s=0.02),
             sleepers=Sleepers(database, stack.directory, config.models, stack.wake, interval_s=0.02),
             tasks=stack.tasks,
+            tracer=tracer,
             replica_key=replica_key,
         )
         stack.server = UvicornThread(app)

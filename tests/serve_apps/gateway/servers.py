@@ -148,6 +148,7 @@ class TableDirectory:
         self.beside: tuple[str, ...] = ()
         self.plans: dict[tuple[str, str], int] = {}
         self.sleepers: set[tuple[str, str]] = set()
+        self.hosts: dict[tuple[str, str], str] = {}
 
     def put(self, model: str, version: str, *base_urls: str) -> None:
         self.table[model, version] = tuple(Replica(id=url, base_url=url) for url in base_urls)
@@ -163,6 +164,9 @@ class TableDirectory:
 
     def versions(self, model: str) -> Sequence[str]:
         return [version for name, version in self.table if name == model]
+
+    def host(self, model: str, version: str) -> str:
+        return self.hosts.get((model, version), version)
 
     def gateways(self) -> Sequence[str]:
         return self.beside

@@ -107,7 +107,7 @@ async def test_lanes_take_turns_and_a_slot_left_twice_frees_one():
     first.result().leave()
     await settled()
     assert world.entered == ["first", "greedy-0"]
-    world.admission.free(V1)
+    world.admission.free(V1, V1)
     await settled()
     assert world.entered[-1] == "modest"
 
@@ -119,6 +119,26 @@ async def test_a_version_that_is_busy_does_not_hold_up_another():
     await world.ask("v1 waits")
     await world.ask("v2", V2)
     assert world.entered == ["v1", "v2"]
+
+
+@scenario
+async def test_a_base_and_its_adapters_share_the_bound_of_its_replicas():
+    world = World(v1=2, v2=1, max_in_flight_per_replica=2)
+    world.directory.hosts["m", "v2"] = "v1"
+    adapter = [await world.ask(f"v2-{number}", V2) for number in range(3)]
+    assert world.entered == ["v2-0", "v2-1"], "one replica has the adapter"
+    base = [await world.ask(f"v1-{number}", V1) for number in range(3)]
+    assert world.entered == ["v2-0", "v2-1", "v1-0", "v1-1"]
+    adapter[0].result().leave()
+    await settled()
+    assert world.entered[4:] == ["v2-2"], "the version that has waited longest is next"
+    world.directory.hosts.clear()
+    for task in (*adapter[1:], *base[:2]):
+        task.result().leave()
+    await settled()
+    assert world.entered[5:] == ["v1-2"]
+    base[2].result().leave()
+    assert not world.admission._by_host, "a slot is left where it was taken, whatever the version is now"
 
 
 @scenario

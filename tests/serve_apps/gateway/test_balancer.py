@@ -45,16 +45,16 @@ def test_a_standby_is_picked_only_where_no_other_is_fit():
     balancer = Balancer(clock=lambda: now[0])
     for _ in range(5):
         balancer.enter("a")
-    assert balancer.pick([A, B], {}, {"b"}) is A
-    assert balancer.pick([A, B], {"a": 1}, {"b"}) is B
-    assert balancer.pick([B], {}, {"b"}) is B
+    assert balancer.pick([A, B], {}, standbys={"b"}) is A
+    assert balancer.pick([A, B], {"a": 1}, standbys={"b"}) is B
+    assert balancer.pick([B], {}, standbys={"b"}) is B
     balancer.avoid("a")
-    assert balancer.pick([A, B], {}, {"b"}) is B
+    assert balancer.pick([A, B], {}, standbys={"b"}) is B
     now[0] += AVOID_S
-    assert balancer.pick([A, B], {}, {"b"}) is A
+    assert balancer.pick([A, B], {}, standbys={"b"}) is A
     for _ in range(TRIPS):
         balancer.failed("a")
-    assert balancer.pick([A, B], {}, {"b"}) is B
+    assert balancer.pick([A, B], {}, standbys={"b"}) is B
 
 
 def picked(balancer, replicas):

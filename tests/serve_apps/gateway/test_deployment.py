@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.errors import ConfigError
+from serve_apps import lean_process
 from serve_apps.gateway import deployment
 from serve_apps.gateway.tasks import TaskTable
+from serve_apps.serve_settings import HOOK_VARIABLE
 
 TASKS = {"tasks": {"m": {"chat": {"system": "Be kind."}}}}
 
@@ -49,6 +51,11 @@ def test_serve_restarts_a_gateway_for_its_args_and_not_for_its_user_config():
 def test_a_user_config_that_is_taken_out_again_is_an_empty_one():
     application = deployment.build({"model": "m"})
     assert application._bound_deployment._deployment_config.user_config == {}
+
+
+def test_its_process_is_a_lean_one():
+    options = deployment.build({"model": "m"})._bound_deployment.ray_actor_options
+    assert options["runtime_env"]["env_vars"][HOOK_VARIABLE] == lean_process.HOOK
 
 
 def test_a_replica_refuses_to_start_with_a_bad_one_and_goes_on_after_one():

@@ -17,13 +17,15 @@ def test_what_concerns_one_hop_or_the_gateway_alone_is_not_forwarded():
         (b"cookie", b"a=b"),
         (b"x-request-disconnect-disabled", b"?1"),
         (b"x-linnet-key", b"ada"),
+        (b"x-linnet-version", b"v1"),
         (b"content-type", b"application/json"),
         (b"traceparent", b"00-1-2-01"),
     ]
-    assert dict(headers.forwarded(sent, b"id-1")) == {
+    assert dict(headers.forwarded(sent, b"id-1", "v2")) == {
         "content-type": "application/json",
         "traceparent": "00-1-2-01",
         "x-request-id": "id-1",
+        "x-linnet-version": "v2",
     }
 
 
@@ -43,7 +45,7 @@ def test_what_the_outer_server_writes_is_not_returned():
 
 @given(st.binary())
 def test_forwarded_values_can_be_written_to_a_wire(value):
-    for kept in headers.forwarded([(b"x-any", value)], b"id").values():
+    for kept in headers.forwarded([(b"x-any", value)], b"id", "v2").values():
         assert kept.isascii()
         assert not set(kept) & {"\r", "\n", "\0"}
 

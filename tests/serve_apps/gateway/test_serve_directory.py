@@ -1,8 +1,17 @@
 import socket
 
+import pytest
+from ray.serve.config import HTTPOptions
 from ray.serve.schema import Target, TargetGroup
 
-from serve_apps.gateway.serve_directory import ServeReplicaDirectory, addresses, applications, build_table
+from cluster.errors import EnvironmentSetupError
+from serve_apps.gateway.serve_directory import (
+    ServeReplicaDirectory,
+    addresses,
+    applications,
+    build_table,
+    refuse_ssl,
+)
 
 
 def group(prefix, *targets, protocol="HTTP", app="app"):
@@ -85,3 +94,10 @@ def test_a_gateway_on_this_host_is_named_by_the_address_that_it_listens_on():
         assert addresses(on_loopback, app="gateway", own_ip="127.0.0.2") == (f"127.0.0.1:{port}",)
         everywhere = [group("/", replica("a", ip="127.0.0.1", port=port), app="gateway")]
         assert addresses(everywhere, app="gateway", own_ip="127.0.0.1") == (f"127.0.0.1:{port}",)
+
+
+def test_certificates_in_the_http_options_are_refused_with_the_way_that_works():
+    refuse_ssl(HTTPOptions())
+    with pytest.raises(EnvironmentSetupError) as caught:
+        refuse_ssl(HTTPOptions(ssl_certfile="c.pem", ssl_keyfile="k.pem"))
+    assert "linnet up --ssl-certfile" in caught.value.hint

@@ -22,7 +22,7 @@ HELLO = [{"role": "user", "content": "Hello?"}]
 def report(database, status, replica="a", ago_s=0.0):
     with database.transaction() as session:
         replicas.report(session, replica=replica, model="m", version="v1", status=status)
-        session.get(ReplicaRow, replica).seen_at = utc_now() - timedelta(seconds=ago_s)
+        session.get(ReplicaRow, (replica, "v1")).seen_at = utc_now() - timedelta(seconds=ago_s)
 
 
 def rows(database):
@@ -56,7 +56,7 @@ def test_its_row_is_kept_while_it_sleeps_and_goes_when_it_wakes(database):
     found._once()
     with database.snapshot() as session:
         assert [row.replica for row in replicas.live(session, "m")] == ["asleep:m:v1"]
-        assert session.get(ReplicaRow, "asleep:m:v1").seen_at > utc_now() - timedelta(seconds=5)
+        assert session.get(ReplicaRow, ("asleep:m:v1", "v1")).seen_at > utc_now() - timedelta(seconds=5)
     directory.put("m", "v1", "http://a")
     found._once()
     assert rows(database) == {}

@@ -20,7 +20,7 @@ def serve(database, replica, ago_s, standby=1, version="v1"):
             status=ReplicaStatus.SERVING,
             detail={"proven": 3, "standby": standby, "load_s": 2.0, "prove_s": 0.5},
         )
-        session.get(ReplicaRow, replica).started_at = utc_now() - timedelta(seconds=ago_s)
+        session.get(ReplicaRow, (replica, version)).started_at = utc_now() - timedelta(seconds=ago_s)
 
 
 def test_two_gateways_find_the_same_standbys_in_the_database(database):
@@ -48,6 +48,19 @@ def test_two_gateways_find_the_same_standbys_in_the_database(database):
             await cache.stop()
 
     asyncio.run(scenario())
+
+
+def test_an_adapter_has_the_standbys_of_its_base(database):
+    directory = TableDirectory()
+    directory.put("m", "v1", "a", "b")
+    directory.put("m", "v2", "a", "b")
+    directory.hosts["m", "v2"] = "v1"
+    directory.plans["m", "v1"] = 2
+    serve(database, "a", ago_s=60)
+    serve(database, "b", ago_s=30)
+    cache = StandbyCache(database, directory, ["m"])
+    cache._once()
+    assert cache.of("m", "v2") == cache.of("m", "v1") == {"b"}
 
 
 def test_without_a_cache_nobody_stands_by():

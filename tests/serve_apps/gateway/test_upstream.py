@@ -467,7 +467,7 @@ def stand_by(stack, *engines):
                 status=ReplicaStatus.SERVING,
                 detail={"proven": 1, "standby": 1},
             )
-            session.get(ReplicaRow, engine.base_url).started_at = utc_now() - timedelta(seconds=age_s)
+            session.get(ReplicaRow, (engine.base_url, "v1")).started_at = utc_now() - timedelta(seconds=age_s)
 
 
 def test_a_standby_answers_nobody_until_the_other_is_lost_and_then_at_once(launch):

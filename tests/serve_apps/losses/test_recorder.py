@@ -44,7 +44,7 @@ def report(database, replica, seen_ago_s=0.0):
             status=ReplicaStatus.SERVING,
             detail={"proven": 1, "load_s": 1.5, "prove_s": 0.25},
         )
-        session.get(ReplicaRow, replica).seen_at = utc_now() - timedelta(seconds=seen_ago_s)
+        session.get(ReplicaRow, (replica, "v1")).seen_at = utc_now() - timedelta(seconds=seen_ago_s)
 
 
 def told(database):
@@ -82,7 +82,7 @@ def test_a_standby_that_took_over_makes_a_loss_good_at_once_and_one_loss_alone(d
                 status=ReplicaStatus.SERVING,
                 detail=detail,
             )
-            session.get(ReplicaRow, name).started_at = utc_now() - timedelta(seconds=age_s)
+            session.get(ReplicaRow, (name, "v1")).started_at = utc_now() - timedelta(seconds=age_s)
     directory.put("m", "v1", "a", "b", "c")
     recorder._once()
     recorder.watch.missed("a", Signal.DROPPED)
@@ -98,6 +98,22 @@ def test_a_standby_that_took_over_makes_a_loss_good_at_once_and_one_loss_alone(d
     report(database, "d")
     recorder._once()
     assert (told(database)[0].replaced_by, receipt(told(database)[0]).by_standby) == ("d", False)
+
+
+def test_a_replica_with_adapters_is_one_loss_of_its_own_version(database, directory, recorder):
+    directory.put("m", "v1", "a")
+    report(database, "a")
+    with database.transaction() as session:
+        for version in ("v2", "v3"):
+            replicas.report(
+                session, replica="a", model="m", version=version, base="v1", status=ReplicaStatus.SERVING
+            )
+    recorder._once()
+    recorder.watch.missed("a", Signal.DROPPED)
+    directory.put("m", "v1")
+    recorder._once()
+    [row] = told(database)
+    assert (row.replica, row.version) == ("a", "v1")
 
 
 def test_a_replica_that_stopped_in_good_order_is_no_loss(database, directory, recorder):

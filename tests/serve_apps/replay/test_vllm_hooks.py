@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,8 +12,10 @@ from serve_apps.gateway.stream import Stream
 from serve_apps.replay import vllm_hooks
 from serve_apps.replay.middleware import TellTokens
 from serve_apps.replay.wire import RESUME_TYPE, Resume, Way, pack
-from tests.serve_apps.gateway.servers import LoopThread
+from tests.serve_apps.gateway.servers import LoopThread, eventually
+from tests.serve_apps.tracing.receiver import Receiver
 from tests.support.tiny_model import make_tiny_model
+from tests.support.vllm_app import exchange, vllm_app
 
 pytestmark = pytest.mark.engine
 
@@ -49,44 +50,25 @@ def loop_thread():
 
 
 @pytest.fixture(scope="module")
-def application(loop_thread, tmp_path_factory):
-    """vLLM's own app over an engine in this process' child, with the hooks and the middleware."""
-    model = str(make_tiny_model(tmp_path_factory.mktemp("tiny")))
-    root = logging.getLogger()
-    level, handlers = root.level, [(handler, handler.level) for handler in root.handlers]
+def collector():
+    """Takes the engine's traces."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture(scope="module")
+def application(loop_thread, collector, tmp_path_factory):
+    """vLLM's own app, with the hooks and the middleware, telling the collector."""
+    model = make_tiny_model(tmp_path_factory.mktemp("tiny"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setattr("tests.serve_apps.gateway.servers.DEADLINE_S", 240.0)
-        engine, app = loop_thread.run(build(model))
-    # vLLM quietens the log of the whole process; other tests look at warnings.
-    root.setLevel(level)
-    for handler, former in handlers:
-        handler.setLevel(former)
-    yield TellTokens(app)
-    engine.shutdown()
-    # vLLM leaves its context to the garbage collector, whose warning would be an error here.
-    engine.engine_core.resources.ctx.destroy(linger=0)
-
-
-async def build(model):
-    from starlette.datastructures import State
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    from vllm.entrypoints.openai.api_server import build_app, init_app_state
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    words = ["--model", model, "--served-model-name", "m", "--dtype", "float32", "--max-model-len", "256"]
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args([*words, "--enforce-eager"])
-    config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
-    engine = AsyncLLM.from_vllm_config(config)
-    vllm_hooks.hook(engine)
-    state = State()
-    await init_app_state(engine, state, args, supported_tasks=("generate",))
-    app = build_app(args, supported_tasks=("generate",), model_config=engine.model_config)
-    app.state._state.update(state._state)
-    return engine, app
+        patch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+        patch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        # vLLM sets it for its children, and leaves it set.
+        patch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
+        with vllm_app(loop_thread, model, "--otlp-traces-endpoint", collector.url) as (_, app):
+            yield TellTokens(app)
 
 
 @pytest.fixture
@@ -97,39 +79,6 @@ def post(application, loop_thread):
         return loop_thread.run(exchange(application, path, body, headers))
 
     return run
-
-
-async def exchange(app, path, body, headers):
-    sent = []
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive():
-        if waiting:
-            return waiting.pop()
-        import asyncio
-
-        return await asyncio.Event().wait()
-
-    async def send(message):
-        sent.append(message)
-
-    kinds = [(b"content-type", b"application/json")] if all(k != b"content-type" for k, _ in headers) else []
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "scheme": "http",
-        "query_string": b"",
-        "headers": [*kinds, (b"x-request-id", b"one"), *headers],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 2),
-    }
-    await app(scope, receive, send)
-    return [message["body"] for message in sent if message.get("body")]
 
 
 def events_of(bodies):
@@ -241,3 +190,14 @@ def test_the_hooks_hold_for_the_installed_vllm():
     except PackageNotFoundError:
         installed = version("vllm-cpu")
     assert installed.startswith(vllm_hooks.HOLDS_FOR + ".")
+
+
+def test_a_sampled_request_joins_its_callers_trace_and_others_leave_no_span(post, collector):
+    trace, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    body = json.dumps({"model": "m", "prompt": "Once", "max_tokens": 2}).encode()
+    for flags in ("00", "01"):
+        post(COMPLETIONS, body, (b"traceparent", f"00-{trace}-{caller}-{flags}".encode()))
+    eventually(collector.spans, "a span of the engine")
+    (span,) = collector.spans()
+    assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("llm_request", trace, caller)
+    assert "Once" not in str(span)

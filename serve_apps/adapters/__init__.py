@@ -1,0 +1,1 @@
+"""LoRA adapters of a base, served by the base's own replicas as versions of their own."""

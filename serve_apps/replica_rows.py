@@ -1,0 +1,53 @@
+"""What a replica says of itself in the state database, one row for each version that it serves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from cluster.refs import VersionRef
+from cluster.state import replicas
+from cluster.state.database import Database
+from cluster.state.replicas import ReplicaStatus
+
+
+class ReplicaRows:
+    """Written in a thread; `own` is the replica's own version, the base of all others."""
+
+    def __init__(self, database: Database, replica: str, own: VersionRef) -> None:
+        self._database = database
+        self.replica = replica
+        self._own = own
+
+    async def report(self, version: str, status: ReplicaStatus, detail: dict[str, Any] | None = None) -> None:
+        """Write or renew the row of a version."""
+        await asyncio.to_thread(self._report, version, status, detail)
+
+    async def forget(self, version: str) -> None:
+        """The replica serves this adapter no longer."""
+        await asyncio.to_thread(self._forget, version)
+
+    async def forget_all(self) -> None:
+        """The replica stops in good order."""
+        await asyncio.to_thread(self._forget_all)
+
+    def _report(self, version: str, status: ReplicaStatus, detail: dict[str, Any] | None) -> None:
+        own = self._own
+        with self._database.transaction() as session:
+            replicas.report(
+                session,
+                replica=self.replica,
+                model=own.model,
+                version=version,
+                base=own.version if version != own.version else None,
+                status=status,
+                detail=detail,
+            )
+
+    def _forget(self, version: str) -> None:
+        with self._database.transaction() as session:
+            replicas.forget_version(session, self.replica, version)
+
+    def _forget_all(self) -> None:
+        with self._database.transaction() as session:
+            replicas.forget(session, self.replica)

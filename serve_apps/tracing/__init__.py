@@ -1,0 +1,1 @@
+"""Traces of requests, told to OpenTelemetry where that is configured."""

@@ -1,0 +1,71 @@
+from datetime import timedelta
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, text
+
+from cluster.state import database as databases
+from cluster.state import replicas
+from cluster.state.database import open_database
+from cluster.state.replicas import ReplicaStatus
+from cluster.state.tables import utc_now
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = open_database(f"sqlite:///{tmp_path}/linnet.db")
+    yield database
+    database.dispose()
+
+
+def report(session, replica, version, status=ReplicaStatus.SERVING, **more):
+    replicas.report(session, replica=replica, model="m", version=version, status=status, **more)
+
+
+def test_a_replica_has_a_row_for_each_version_that_it_serves(database):
+    with database.transaction() as session:
+        report(session, "a", "v1", detail={"proven": 4})
+        report(session, "a", "v2", base="v1")
+        report(session, "b", "v1")
+        report(session, "a", "v1")
+        assert replicas.of_replica(session, "a", "v1").detail == {"proven": 4}
+        replicas.forget_version(session, "a", "v2")
+        assert [(row.replica, row.version) for row in replicas.live(session)] == [("a", "v1"), ("b", "v1")]
+        report(session, "a", "v2", base="v1")
+        replicas.forget(session, "a")
+        assert [(row.replica, row.version) for row in replicas.live(session)] == [("b", "v1")]
+
+
+def test_only_live_adapters_that_serve_are_told_as_such(database):
+    with database.transaction() as session:
+        report(session, "a", "v1")
+        report(session, "a", "v2", base="v1")
+        report(session, "a", "v3", ReplicaStatus.PROVING, base="v1")
+        report(session, "a", "v4", ReplicaStatus.REFUSED, base="v1")
+        report(session, "b", "v2", base="v1")
+        stale = replicas.of_replica(session, "b", "v2")
+        stale.seen_at = utc_now() - replicas.LEASE - timedelta(seconds=1)
+        found = replicas.serving_adapters(session, ["m", "n"])
+        assert [(row.replica, row.version, row.base) for row in found] == [("a", "v2", "v1")]
+        assert replicas.serving_adapters(session, ["n"]) == []
+
+
+def test_rows_of_before_are_kept(tmp_path):
+    url = f"sqlite:///{tmp_path}/old.db"
+    engine = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", f"{databases.__file__.rsplit('/', 1)[0]}/migrations")
+    config.attributes["engine"] = engine
+    command.upgrade(config, "0003")
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO replicas VALUES ('a', 'm', 'v1', 'serving', '{\"proven\": 4}', :at, :at)"),
+            {"at": "2026-11-26 10:00:00.000000"},
+        )
+    engine.dispose()
+    database = open_database(url)
+    with database.snapshot() as session:
+        [row] = replicas.everything(session)
+        assert (row.replica, row.version, row.base, row.detail) == ("a", "v1", None, {"proven": 4})
+    database.dispose()

@@ -1,0 +1,40 @@
+"""Callers on a host: `python -m tests.hosts.asking URL` asks until its input ends, then tells how it went."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import SimpleNamespace
+
+from tests.e2e.comparison import PROMPTS, Comparison, ask
+
+
+def main(url: str) -> None:
+    """Writes `asking` once the callers are at work; at the end, as JSON, what they got."""
+    endpoint = SimpleNamespace(url=url)
+    expected = {prompt: ask(endpoint, prompt, stream=False) for prompt in PROMPTS}
+    slowest = [0.0]
+
+    def timed(*arguments, **options):
+        began = time.monotonic()
+        try:
+            return ask(*arguments, **options)
+        finally:
+            slowest[0] = max(slowest[0], time.monotonic() - began)
+
+    with Comparison(endpoint, expected, asking=timed) as comparison:
+        sys.stdout.write("asking\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+    told = {
+        "equal": comparison.equal,
+        "cut": len(comparison.cut),
+        "wrong": comparison.wrong,
+        "slowest_s": round(slowest[0], 2),
+    }
+    sys.stdout.write(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
