@@ -72,7 +72,7 @@ def test_fifty_kills_in_twenty_minutes(strong, told):
     counts: Counter[str] = Counter()
     gateway_kills: list[float] = []
     began, before = time.monotonic(), resident(processes.gateways())
-    with Comparison(endpoint, expected, retries=RETRIES) as comparison:
+    with Comparison(endpoint=endpoint, expected=expected, retries=RETRIES) as comparison:
         while sum(counts.values()) < KILLS or time.monotonic() - began < SECONDS:
             name = draw.choice(list(HARMS))
             find, harm = HARMS[name]
