@@ -71,7 +71,7 @@ def measure(seconds: float) -> dict[str, float]:
         served.wait_until_serving(["v1", "v2"])
         seconds_until_answered(served.url, f"{MODEL}:v2", _LIMIT_S)
         served.linnet("rollout", "start", f"{MODEL}:v2", "--weight", "10", "--yes")
-        with Callers(served.url, MODEL, 8, 16):
+        with Callers(callers=8, url=served.url, model=MODEL, tokens=16):
             most = most_held(served.url, seconds)
         logs, spools = (served.settings.home / name / "access" for name in ("logs", "spool"))
         until = time.monotonic() + _LIMIT_S

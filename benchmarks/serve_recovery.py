@@ -48,7 +48,7 @@ def under_load(url: str, dashboard: str, model: str, title: str) -> Figures:
     client = ServeSubmissionClient(dashboard)
     seconds_until_answered(url, model, _LIMIT_S)
     _wait_for_two(client, title, without=None)
-    with Callers(url, model, CALLERS, TOKENS) as callers:
+    with Callers(callers=CALLERS, url=url, model=model, tokens=TOKENS) as callers:
         time.sleep(_WARM_S)
         warm = len(callers.answers)
         usual = statistics.median(took for _, took in callers.answers[warm // 2 :])

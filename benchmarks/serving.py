@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +21,7 @@ from cluster import runtime
 from cluster.config import Settings
 from cluster.registry import ModelStore
 from tests.support.endpoint import MODEL, Endpoint, publish
+from tests.support.repeating import Repeating
 from tests.support.tiny_model import make_tiny_model
 from train_jobs import golden
 
@@ -118,41 +118,27 @@ def seconds_until_answered(url: str, model: str, limit_s: float) -> float:
     raise TimeoutError(f"{model} did not answer within {limit_s:.0f} s")
 
 
-@dataclass
-class Callers:
-    """`count` threads that ask without a pause, a stream and a whole answer in turn.
+@dataclass(kw_only=True)
+class Callers(Repeating):
+    """They ask without a pause, a stream and a whole answer in turn.
 
     `answers` holds (end, seconds) of each answered request, in monotonic seconds.
     """
 
     url: str
     model: str
-    count: int
     tokens: int
     answers: list[tuple[float, float]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    def __enter__(self) -> Callers:
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(self.count)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _call(self, number: int) -> None:
-        while not self._stop.is_set():
-            number += 1
-            began = time.monotonic()
-            try:
-                ask(self.url, self.model, stream=number % 2 == 0, tokens=self.tokens)
-            except (OSError, ValueError, urllib.error.HTTPError) as error:
-                self.failures.append(repr(error))
-                time.sleep(0.1)
-            else:
-                now = time.monotonic()
-                self.answers.append((now, now - began))
+    def once(self, number: int, count: int) -> None:
+        """One call, and what came of it."""
+        began = time.monotonic()
+        try:
+            ask(self.url, self.model, stream=(number + count) % 2 == 0, tokens=self.tokens)
+        except (OSError, ValueError, urllib.error.HTTPError) as error:
+            self.failures.append(repr(error))
+            time.sleep(0.1)
+        else:
+            now = time.monotonic()
+            self.answers.append((now, now - began))

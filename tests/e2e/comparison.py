@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.support.endpoint import MODEL, Endpoint
+from tests.support.repeating import Repeating
 
 PROMPTS = [f"Once upon a time {number}" for number in range(6)]
 TOKENS = 120
@@ -67,9 +67,9 @@ def _said(events: list[bytes]) -> str:
     return "".join(json.loads(event.removeprefix(b"data: "))["choices"][0]["text"] for event in events)
 
 
-@dataclass
-class Comparison:
-    """`callers` threads, three streams in four; every answer is compared with the expected one.
+@dataclass(kw_only=True)
+class Comparison(Repeating):
+    """Callers of whom three streams in four; every answer is compared with the expected one.
 
     `cut` streams are those whose connection ended in the middle, which only the loss of a gateway
     or a proxy may do; their text must be the beginning of the expected one.
@@ -77,7 +77,6 @@ class Comparison:
 
     endpoint: Endpoint
     expected: dict[str, str]
-    callers: int = 4
     retries: int = 0
     model: str = f"{MODEL}:v1"
     asking: Callable[..., str] = ask
@@ -85,36 +84,24 @@ class Comparison:
     cut: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
-    def __enter__(self) -> Comparison:
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(self.callers)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _call(self, count: int) -> None:
-        while not self._stop.is_set():
-            count += 1
-            prompt = PROMPTS[count % len(PROMPTS)]
-            expected = self.expected[prompt]
-            try:
-                answer = self.asking(
-                    self.endpoint, prompt, stream=count % 4 != 0, retries=self.retries, model=self.model
-                )
-            except CutError as error:
-                if expected.startswith(error.text):
-                    self.cut.append(time.monotonic())
-                else:
-                    self.wrong.append(f"{prompt}: cut after {error.text!r}, not of {expected!r}")
-            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
-                self.wrong.append(repr(error))
+    def once(self, number: int, count: int) -> None:
+        """One call, and what came of it."""
+        turn = number + count
+        prompt = PROMPTS[turn % len(PROMPTS)]
+        expected = self.expected[prompt]
+        try:
+            answer = self.asking(
+                self.endpoint, prompt, stream=turn % 4 != 0, retries=self.retries, model=self.model
+            )
+        except CutError as error:
+            if expected.startswith(error.text):
+                self.cut.append(time.monotonic())
             else:
-                if answer == expected:
-                    self.equal += 1
-                else:
-                    self.wrong.append(f"{prompt}: {answer!r}, not {expected!r}")
+                self.wrong.append(f"{prompt}: cut after {error.text!r}, not of {expected!r}")
+        except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
+            self.wrong.append(repr(error))
+        else:
+            if answer == expected:
+                self.equal += 1
+            else:
+                self.wrong.append(f"{prompt}: {answer!r}, not {expected!r}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
+
 import psutil
 
 from tests.support.endpoint import MODEL, Endpoint
@@ -31,6 +34,25 @@ def warm_workers() -> list[psutil.Process]:
     ]
 
 
+def answering_gateways(endpoint: Endpoint) -> list[psutil.Process]:
+    """Gateways that Serve sends requests to."""
+    with urllib.request.urlopen(f"{endpoint.url}/metrics/targets", timeout=10) as answer:
+        told = {target.rpartition(":")[2] for group in json.load(answer) for target in group["targets"]}
+    return [gateway for gateway in gateways() if told & {str(port) for port in _ports(gateway)}]
+
+
+def _ports(process: psutil.Process) -> set[int]:
+    try:
+        return {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    except psutil.Error:
+        return set()
+
+
+def with_engine() -> list[psutil.Process]:
+    """Actors of the replicas of v1 that have started an engine."""
+    return [actor for actor in replicas() if _engine_cores(actor)]
+
+
 def proven(endpoint: Endpoint) -> set[str]:
     """Ids of the proven replicas of v1, once two of its actors run."""
     found = {replica for version, replica in endpoint.serving_replicas() if version == "v1"}
@@ -48,4 +70,11 @@ def stop_engine(actor: psutil.Process) -> None:
 
 
 def _engine_core(actor: psutil.Process) -> psutil.Process:
-    return next(p for p in actor.children(recursive=True) if "EngineCore" in " ".join(p.cmdline()))
+    return _engine_cores(actor)[0]
+
+
+def _engine_cores(actor: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [p for p in actor.children(recursive=True) if "EngineCore" in " ".join(p.cmdline())]
+    except psutil.Error:
+        return []

@@ -206,7 +206,7 @@ def loads(world: World, *labels: str) -> list[Comparison]:
     for label in labels:
         model = f"{LORA}:{label}"
         expected = {prompt: ask(world.endpoint, prompt, stream=False, model=model) for prompt in PROMPTS}
-        found.append(Comparison(world.endpoint, expected, callers=1, model=model))
+        found.append(Comparison(endpoint=world.endpoint, expected=expected, callers=1, model=model))
     assert len({load.expected[PROMPTS[0]] for load in found}) == len(labels)
     return found
 

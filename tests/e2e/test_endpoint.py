@@ -83,7 +83,7 @@ def test_a_pin_and_a_versioned_name_reach_that_version_with_its_own_answer(clien
 
 def test_rollout_by_hand_moves_traffic_and_fails_nothing(shared_endpoint, client):
     engines = engine_pids()
-    with Load(shared_endpoint.url, MODEL) as load:
+    with Load(url=shared_endpoint.url, model=MODEL) as load:
         shared_endpoint.linnet("rollout", "start", f"{MODEL}:v2", "--weight", "30", "--yes")
         policy = TrafficPolicy(model=MODEL, revision=1, stable="v1", candidate="v2", weight=30.0)
         keys = [f"user-{n}" for n in range(40)]

@@ -43,7 +43,7 @@ def made_good(endpoint: Endpoint) -> list[dict[str, Any]]:
 
 def test_killed_and_stopped_engines_and_replicas_cost_no_answer(two_replicas):
     expected = {prompt: ask(two_replicas, prompt, stream=False) for prompt in PROMPTS}
-    with Comparison(two_replicas, expected) as comparison:
+    with Comparison(endpoint=two_replicas, expected=expected) as comparison:
         for harm in (processes.kill_engine, psutil.Process.kill, processes.stop_engine):
             before, equal = processes.proven(two_replicas), comparison.equal
             wait_for(lambda equal=equal: comparison.equal >= equal + 20, "the load runs")

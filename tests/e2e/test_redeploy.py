@@ -33,7 +33,7 @@ def test_a_version_added_and_replicas_changed(restored, shared_settings, tmp_pat
     wait_for(lambda: len(pids()) == 4, "a gateway, two engines and one replica of v1", 60)
     warm = {p.pid for p in wait_for(processes.warm_workers, "a worker with its imports done", 60)}
     before = pids()
-    with Load(restored.url, MODEL) as load:
+    with Load(url=restored.url, model=MODEL) as load:
         restored.deploy(["v1", "v2", "v4"])
         wait_for(lambda: "v4" in restored.serving(), "the new version", 180)
         assert before <= pids()

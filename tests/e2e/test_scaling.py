@@ -34,8 +34,8 @@ def serving(endpoint):
 
 
 def test_replicas_come_with_the_load_and_go_with_it_and_no_request_fails(scaled):
-    few = Load(scaled.url, f"{MODEL}:v1", callers=1)
-    many = Load(scaled.url, f"{MODEL}:v1", callers=8, tokens=120)
+    few = Load(url=scaled.url, model=f"{MODEL}:v1", callers=1)
+    many = Load(url=scaled.url, model=f"{MODEL}:v1", callers=8, tokens=120)
     with few:
         with many:
             wait_for(lambda: len(serving(scaled)) >= 2, "a second replica", 180)

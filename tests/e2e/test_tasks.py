@@ -136,7 +136,7 @@ def test_an_edited_prompt_reaches_callers_and_restarts_nothing(tasked, client):
     before, processes = prompt_tokens(client), pids()
     assert all(processes.values())
     longer = SENTIMENT | {"system": SENTIMENT["system"] + " Now."}
-    with TaskLoad(tasked.url, MODEL) as load:
+    with TaskLoad(url=tasked.url, model=MODEL) as load:
         wait_for(lambda: len(load.answered) > 10, "callers are answered")
         for task, tokens in ((longer, before + len(" Now.")), (SENTIMENT, before)):
             tasked.deploy(["v1", "v2"], user_config=config(sentiment=task, short=SHORT))

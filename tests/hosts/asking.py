@@ -23,7 +23,7 @@ def main(url: str) -> None:
         finally:
             slowest[0] = max(slowest[0], time.monotonic() - began)
 
-    with Comparison(endpoint, expected, asking=timed) as comparison:
+    with Comparison(endpoint=endpoint, expected=expected, asking=timed) as comparison:
         sys.stdout.write("asking\n")
         sys.stdout.flush()
         sys.stdin.read()
