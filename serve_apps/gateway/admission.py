@@ -157,10 +157,8 @@ class Admission:
 
     def _bound(self, choice: Choice) -> int:
         # Without a replica, requests go on to wait for one as `replica_wait_s` says.
-        running, standbys = (
-            self._directory.replicas(choice.model, choice.version),
-            self._standbys(choice.model, choice.version),
-        )
+        standbys = self._standbys(choice.model, choice.version)
+        running = self._directory.replicas(choice.model, choice.version)
         replicas = max(1, sum(replica.id not in standbys for replica in running))
         return self._config.max_in_flight_per_replica * replicas
 
