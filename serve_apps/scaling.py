@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
+# Longer than any engine takes to load.
+_START_S = 900.0
+
 POLICY = "serve_apps.scaling:LoadPolicy"
 
 
@@ -39,15 +42,15 @@ class Goals:
     ttft_s: float | None
 
 
-def wanted(loads: Sequence[Load], running: int, target: int, goals: Goals, woken: float = 0.0) -> int:
+def wanted(loads: Sequence[Load], running: int, target: int, goals: Goals, *, held: bool = False) -> int:
     """Replicas for these loads; `running` is how many there are, `target` how many were wanted last.
 
     One more than there are where any is overloaded, and at least one while requests came lately or
-    `woken` says that a gateway waits. Where some have not told their load, no fewer than were
-    wanted last: no data is no sign of idleness.
+    the first one is `held` to. Where some have not told their load, no fewer than were wanted last:
+    no data is no sign of idleness.
     """
     by_requests = math.ceil(sum(load.ongoing for load in loads) / goals.requests)
-    if woken > 0 or any(load.asked > 0 for load in loads):
+    if held or any(load.asked > 0 for load in loads):
         by_requests = max(by_requests, 1)
     if any(_is_overloaded(load, goals) for load in loads):
         by_requests = max(by_requests, running + 1)
@@ -86,7 +89,19 @@ class LoadPolicy:
             ttft_s=self._ttft_s,
         )
         running, target = len(context.running_replicas), context.target_num_replicas
-        return wanted(_loads(context), running, target, goals, context.total_queued_requests or 0.0), {}
+        held = bool(context.total_queued_requests) or _starts(context)
+        return wanted(_loads(context), running, target, goals, held=held), {}
+
+
+def _starts(context: AutoscalingContext) -> bool:
+    """Whether the first replica is on its way: it is to prove itself, even if nobody waits any more.
+
+    One that does not come up is given up after a while, so that a later request tries anew.
+    """
+    if context.running_replicas or not context.target_num_replicas:
+        return False
+    wanted_at = context.last_scale_up_time
+    return wanted_at is None or context.current_time is None or context.current_time - wanted_at < _START_S
 
 
 def _loads(context: AutoscalingContext) -> list[Load]:

@@ -57,14 +57,16 @@ def test_more_load_never_makes_fewer(told, more):
     assert wanted([*told, more], len(told) + 1, 0, GOALS) >= before
 
 
-@given(st.lists(loads, max_size=5), st.floats(0.01, 9))
-def test_a_gateway_that_waits_wants_one_at_least(told, woken):
+@given(st.lists(loads, max_size=5))
+def test_the_first_replica_is_held_to(told):
     asleep = wanted(told, len(told), 0, GOALS)
-    assert wanted(told, len(told), 0, GOALS, woken) == max(1, asleep)
+    assert wanted(told, len(told), 0, GOALS, held=True) == max(1, asleep)
 
 
-def context(metrics, replicas=("a", "b"), target=2, woken=0.0):
+def context(metrics, replicas=("a", "b"), target=2, woken=0.0, scaled_up_ago_s=None):
     return SimpleNamespace(
+        current_time=5000.0,
+        last_scale_up_time=None if scaled_up_ago_s is None else 5000.0 - scaled_up_ago_s,
         total_queued_requests=woken,
         aggregated_metrics=metrics,
         running_replicas=list(replicas),
@@ -84,8 +86,14 @@ def test_serves_own_form_of_a_policy():
     assert LoadPolicy()(context(metrics)) == (3, {})
     assert LoadPolicy(max_kv_cache_usage=0.05)(context(metrics)) == (3, {})
     assert LoadPolicy()(context(None)) == (2, {})
-    assert LoadPolicy()(context({}, replicas=(), target=1)) == (0, {})
+    assert LoadPolicy()(context({}, replicas=(), target=0)) == (0, {})
     assert LoadPolicy()(context({}, replicas=(), target=0, woken=1.0)) == (1, {})
+
+
+@pytest.mark.parametrize(("scaled_up_ago_s", "replicas"), [(None, 1), (60.0, 1), (1000.0, 0)])
+def test_a_first_replica_that_starts_is_not_taken_back_until_it_has_had_its_time(scaled_up_ago_s, replicas):
+    starting = context({}, replicas=(), target=1, scaled_up_ago_s=scaled_up_ago_s)
+    assert LoadPolicy()(starting) == (replicas, {})
 
 
 def test_serve_finds_the_policy_and_gives_it_its_settings():
