@@ -62,7 +62,7 @@ def watch(load, answers, idle):
 
 def test_a_standby_gets_nothing_until_it_takes_over_and_then_at_once(with_standby, told):
     standby_id = by_status(with_standby)["standby"]
-    with Load(with_standby.url, f"{MODEL}:v5", tokens=60) as load:
+    with Load(url=with_standby.url, model=f"{MODEL}:v5", tokens=60) as load:
         wait_for(lambda: len(load.answered) >= 5, "the load runs")
         [routed] = [actor for actor in actors() if connections(actor)]
         [standby] = set(actors()) - {routed}
