@@ -27,10 +27,12 @@ from serve_apps.adapters.fitting import require_fit
 from serve_apps.adapters.middleware import AnswerAsVersion, current
 from serve_apps.adapters.spec import read_adapters
 from serve_apps.engine_load import EngineLoad
+from serve_apps.gateway import replica_key
 from serve_apps.liveness import Pulse, hung
 from serve_apps.memory import MemoryGuard
 from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
+from serve_apps.replica_door import GatewayOnly
 from serve_apps.replica_rows import ReplicaRows
 from serve_apps.version_args import VersionArgs
 
@@ -85,6 +87,7 @@ class VersionServer(LLMServer):
         ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
         ray_llm.add_middleware(app, TellTokens)
         ray_llm.add_middleware(app, AnswerAsVersion, own=self._args.ref.version, find=self._adapters.find)
+        ray_llm.add_middleware(app, GatewayOnly, key=os.environ.get(replica_key.VARIABLE))
         return app
 
     async def reconfigure(self, user_config: Any) -> None:

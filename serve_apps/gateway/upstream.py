@@ -96,7 +96,7 @@ class Call:
         """The call that goes on with its stream on another replica."""
         headers = self.headers.copy()
         headers["Content-Type"] = RESUME_TYPE
-        return replace(self, headers=headers, body=pack(resume, self.body), goes_on=True)
+        return replace(self, headers=headers, fault=None, body=pack(resume, self.body), goes_on=True)
 
 
 class Answer:

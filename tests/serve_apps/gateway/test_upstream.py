@@ -11,9 +11,14 @@ import openai
 import pytest
 from aiohttp import web
 
+from cluster.state import policies
+from cluster.traffic import TrafficPolicy
 from serve_apps.gateway import retry_budget
+from serve_apps.gateway.app import build_app
+from serve_apps.gateway.config import GatewayConfig
+from serve_apps.gateway.policies import PolicyCache
 from serve_apps.replay.wire import RESUME_TYPE, Told, Way, comment, unpack
-from tests.serve_apps.gateway.servers import Engine, begin_stream, chunk, event, eventually
+from tests.serve_apps.gateway.servers import Engine, TableDirectory, begin_stream, chunk, event, eventually
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 
@@ -268,6 +273,61 @@ def test_the_rest_of_a_sampled_stream_is_marked(launch):
     while not bad.requests:
         raw = httpx.post(f"{stack.url}/v1/chat/completions", json={"model": "m", "stream": True})
     assert raw.content.startswith(chunk("Hel", "v1") + b": linnet-continued sampled\n\n" + chunk("lo", "v1"))
+
+
+@pytest.mark.parametrize("taken", ["nothing", "the first part"])
+def test_a_caller_who_takes_no_more_and_leaves_frees_the_replica(loop_thread, database, taken):
+    """Held up at the head of the answer, or at the mark between its two parts."""
+    begun = []
+
+    async def endless(request, _body):
+        begun.append(request)
+        response = await begin_stream(request)
+        await response.write(comment(Told(steps=[[7]], way=Way.PREFILL, sampled=True)) + chunk("Hel", "v1"))
+        if taken == "the first part" and len(begun) == 1:
+            request.transport.abort()
+            return response
+        while True:
+            await asyncio.sleep(0.02)
+            await response.write(chunk("x", "v1"))
+
+    def is_held_up(message):
+        if taken == "nothing":
+            return message["type"] == "http.response.start"
+        return b"linnet-continued" in message.get("body", b"")
+
+    async def ask(app):
+        left, waiting = asyncio.Event(), [{"type": "http.request", "body": b'{"model": "m", "stream": true}'}]
+
+        async def receive():
+            if not waiting:
+                await left.wait()
+            return waiting.pop() if waiting else {"type": "http.disconnect"}
+
+        async def send(message):
+            if is_held_up(message):
+                left.set()
+                await asyncio.Event().wait()
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+        await app(scope, receive, send)
+
+    with database.transaction() as session:
+        policies.put(session, TrafficPolicy(model="m", revision=1, stable="v1", candidate=None, weight=0))
+    engines = [Engine("v1", loop_thread, endless) for _ in range(2)]
+    directory = TableDirectory()
+    for engine in engines:
+        engine.start()
+    directory.put("m", "v1", *(engine.base_url for engine in engines))
+    cache = PolicyCache(database, ("m",), interval_s=0.02)
+    app = build_app(GatewayConfig(model="m"), directory, cache)
+    loop_thread.run(app._parts.start())
+    eventually(lambda: cache.get("m") is not None, "the policy is read")
+    loop_thread.run(ask(app))
+    eventually(lambda: any(engine.gone.is_set() for engine in engines), "the replica may stop")
+    loop_thread.run(app._parts.stop())
+    for engine in engines:
+        engine.stop()
 
 
 def test_replicas_that_all_break_end_the_stream_with_an_error_event(launch):
