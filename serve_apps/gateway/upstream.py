@@ -230,9 +230,11 @@ class Upstream:
             await asyncio.sleep(pause)
 
     def _pick(self, call: Call, running: Sequence[Replica]) -> Replica | None:
-        prefixes = self._affinity.of(call.choice, running) if self._affinity is not None else None
-        if prefixes is None or not (text := call.text()):
+        affinity = self._affinity
+        prefixes = affinity.of(call.choice) if affinity is not None else None
+        if affinity is None or prefixes is None or not (text := call.text()):
             return self._balancer.pick(running, call.strikes)
+        text = affinity.begin(call.choice, text)
         replica = self._balancer.pick(running, call.strikes, partial(prefixes.narrow, text))
         if replica is not None:
             prefixes.sent(text, replica.id)
