@@ -116,6 +116,7 @@ def test_retries_are_bounded_and_stay_on_the_version(launch):
 
 def test_a_version_that_fails_everything_is_not_tried_three_times_for_ever(launch, monkeypatch):
     monkeypatch.setattr(retry_budget, "RESERVE", 6.0)
+    monkeypatch.setattr(retry_budget, "PER_S", 0.0)
     stack = launch()
     bad = [stack.engine("v1", drop) for _ in range(5)]
     stack.policy()
