@@ -64,6 +64,7 @@ class _Offer(Generic[HandleT]):
     """A proven adapter; `leaving` is the task that lets go of it, `unloading` its last part."""
 
     handle: HandleT
+    proof: dict[str, Any]
     leaving: asyncio.Task[None] | None = None
     unloading: bool = False
 
@@ -156,7 +157,7 @@ class Adapters(Generic[HandleT]):
             if not known.unloading:
                 known.leaving.cancel()
                 known.leaving = None
-                await self._tell(ref, ReplicaStatus.SERVING)
+                await self._tell(ref, ReplicaStatus.SERVING, known.proof)
                 return
             await asyncio.wait([known.leaving])
         began = time.monotonic()
@@ -172,8 +173,8 @@ class Adapters(Generic[HandleT]):
             await self._refuse(ref, handle, error)
             return
         took = {"load_s": round(loaded - began, 2), "prove_s": round(time.monotonic() - loaded, 2)}
-        self._offers[ref.version] = _Offer(handle)
-        await self._tell(ref, ReplicaStatus.SERVING, {"proven": proven, **took})
+        self._offers[ref.version] = offer = _Offer(handle, {"proven": proven, **took})
+        await self._tell(ref, ReplicaStatus.SERVING, offer.proof)
 
     async def _refuse(self, ref: VersionRef, handle: HandleT | None, error: Exception) -> None:
         self._refused[ref] = error

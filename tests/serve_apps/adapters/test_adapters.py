@@ -178,6 +178,7 @@ async def test_one_that_comes_back_before_it_has_gone_is_not_loaded_again():
     world.engine.busy["v2#1"] = 0
     await world.quiet()
     assert (world.rows.statuses(), world.engine.loads) == ({"v2": "serving"}, {"v2": 1})
+    assert world.rows.rows["v2"][1]["proven"] == 4
     assert world.engine.loaded == {"v2#1"}
 
 
