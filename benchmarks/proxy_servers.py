@@ -82,6 +82,12 @@ class _FixedDirectory:
     def replicas(self, _model: str, version: str) -> Sequence[Any]:
         return self._replicas.get(version, ())
 
+    def planned(self, _model: str, _version: str) -> int | None:
+        return None
+
+    def may_sleep(self, _model: str, _version: str) -> bool:
+        return False
+
     def versions(self, _model: str) -> Sequence[str]:
         # As the directory of a Serve cluster does.
         return sorted(self._replicas)

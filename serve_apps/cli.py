@@ -99,7 +99,7 @@ def receipts(model: ModelArgument = None, as_json: JsonFlag = False, root: RootO
         [one.model_dump(mode="json" if as_json else "python") for one in found],
         [
             *("at", "model", "version", "signal", "detect_s", "isolate_s", "recover_s", "verify_s"),
-            *("total_s", "retried", "continued", "failed"),
+            *("total_s", "by_standby", "retried", "continued", "failed"),
         ],
         as_json=as_json,
         empty="No replica was lost.",

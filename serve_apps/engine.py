@@ -19,13 +19,16 @@ from cluster.errors import GateFailedError, LinnetError
 from cluster.manifest import GoldenAnswer, VersionManifest
 from cluster.refs import VersionRef
 from cluster.registry import ModelStore
+from cluster.state import losses
 from cluster.state.replicas import ReplicaStatus
-from serve_apps import ray_llm, warm_worker
+from cluster.state.tables import utc_now
+from serve_apps import backoff, ray_llm, warm_worker
 from serve_apps.adapters import vllm_lora
 from serve_apps.adapters.adapters import Adapters, sentence
 from serve_apps.adapters.fitting import require_fit
 from serve_apps.adapters.middleware import AnswerAsVersion, current
 from serve_apps.adapters.spec import read_adapters
+from serve_apps.counting import CountRequests
 from serve_apps.engine_load import EngineLoad
 from serve_apps.gateway import replica_key
 from serve_apps.liveness import Pulse, hung
@@ -54,11 +57,13 @@ class VersionServer(LLMServer):
         self._rows = ReplicaRows(self._store.database, replica, args.ref)
         self._configured = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._probes = 0
         limit = args.memory_limit_gib
         self._memory = MemoryGuard(os.getpid(), limit) if limit is not None else None
+        pause_s = await self._back_off()
         began = time.monotonic()
         try:
-            await self._report(ReplicaStatus.LOADING)
+            await self._report(ReplicaStatus.LOADING, {})
             directory = await asyncio.to_thread(self._store.local_dir, args.ref)
             source = _with_source(llm_config, str(directory))
             await super().__init__(source, engine_cls=ray_llm.lean_engine_class())
@@ -66,7 +71,7 @@ class VersionServer(LLMServer):
             self._lora = vllm_lora.of_ray(self.engine)
             self._adapters = Adapters(self._lora, self._fetch_adapter, self._prove_adapter, self._rows)
             ray_llm.on_engine_exit(self.engine, _end_with_engine)
-            self._load = EngineLoad(lambda: ray_llm.ongoing_requests(self.engine))
+            self._load = EngineLoad(self._ongoing)
             ray_llm.read_stats(self.engine, self._load.record)
             loaded = time.monotonic()
             await self._report(ReplicaStatus.PROVING)
@@ -77,7 +82,7 @@ class VersionServer(LLMServer):
                 ray_llm.stop_engine(self.engine)
             raise
         took = {"load_s": round(loaded - began, 2), "prove_s": round(time.monotonic() - loaded, 2)}
-        self._proof = {"proven": proven, **took}
+        self._proof = {"proven": proven, "standby": args.standby, "pause_s": pause_s, **took}
         await self._report(ReplicaStatus.SERVING, self._proof)
         self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._stay_alive())]
 
@@ -86,6 +91,7 @@ class VersionServer(LLMServer):
         app = await super().__serve_build_asgi_app__()
         ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
         ray_llm.add_middleware(app, TellTokens)
+        ray_llm.add_middleware(app, CountRequests, count=self._load.asked)
         ray_llm.add_middleware(app, AnswerAsVersion, own=self._args.ref.version, find=self._adapters.find)
         ray_llm.add_middleware(app, GatewayOnly, key=os.environ.get(replica_key.VARIABLE))
         return app
@@ -134,6 +140,22 @@ class VersionServer(LLMServer):
     async def _start_engine(self) -> None:
         """As Ray's, without its usage telemetry: an actor for it would import all of vLLM."""
         await self.engine.start()
+
+    async def _back_off(self) -> float:
+        """Wait, where the replicas before this one were lost in a storm; returns the seconds."""
+        pause = await asyncio.to_thread(self._pause)
+        began = time.monotonic()
+        while pause is not None and (left_s := (pause.until - utc_now()).total_seconds()) > 0:
+            detail = {"reason": pause.reason, "until": pause.until.isoformat()}
+            await self._report(ReplicaStatus.BACKING_OFF, detail)
+            await asyncio.sleep(min(left_s, self._args.lease_s))
+        return round(time.monotonic() - began, 2)
+
+    def _pause(self) -> backoff.Pause | None:
+        ref, now = self._args.ref, utc_now()
+        with self._store.database.snapshot() as session:
+            lives = losses.lives(session, ref.model, ref.version, now - backoff.WINDOW)
+        return backoff.pause(lives, now)
 
     def _fetch_adapter(self, ref: VersionRef) -> tuple[VersionManifest, Path]:
         manifest = self._store.manifest(ref)
@@ -217,7 +239,15 @@ class VersionServer(LLMServer):
         from ray.serve.llm.openai_api_models import CompletionRequest
 
         request = CompletionRequest(model=self._args.ref.model, prompt=[0], max_tokens=1, temperature=0.0)
-        await anext(await self.completions(request))
+        self._probes += 1
+        try:
+            await anext(await self.completions(request))
+        finally:
+            self._probes -= 1
+
+    def _ongoing(self) -> int:
+        """Requests of callers alone: asking an idle engine whether it lives must not keep it awake."""
+        return max(0, ray_llm.ongoing_requests(self.engine) - self._probes)
 
     async def _report(self, status: ReplicaStatus, detail: dict[str, Any] | None = None) -> None:
         await self._rows.report(self._args.ref.version, status, detail)

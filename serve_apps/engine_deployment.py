@@ -12,7 +12,7 @@ from serve_apps import scaling, warm_worker
 from serve_apps.deployment_options import deployment_options
 from serve_apps.replica import VersionReplica
 from serve_apps.serve_settings import ONE_LOOP
-from serve_apps.version_args import VersionArgs
+from serve_apps.version_args import VersionArgs, deployment_name
 
 # A replica that fails to start is not tried twenty times: its weights or its answers are wrong,
 # and the next try would find the same.
@@ -35,7 +35,7 @@ def build(args: VersionArgs) -> Application:
     """The application of one version."""
     fields = llm_config_fields(args)
     options = deployment_options(fields, on_cpu=_is_on_cpu(args))
-    options["name"] = f"{args.ref.model}-{args.ref.version}"
+    options["name"] = deployment_name(args.ref.model, args.ref.version)
     # Without it Serve would not call `reconfigure` when the YAML's own is taken out again.
     options.setdefault("user_config", {})
     return serve.deployment(serve.ingress()(VersionReplica), **options).bind(args, fields)
@@ -55,13 +55,17 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
         **args.deployment_config,
     }
     if "autoscaling_config" in deployment_config:
+        # One that may sleep proves itself at the deploy all the same, so that a bad version shows then.
         deployment_config["autoscaling_config"] = {
+            **_awake_at_first(deployment_config["autoscaling_config"]),
             "policy": {"policy_function": scaling.POLICY},
             "target_ongoing_requests": max(1, int(_FULL * engine_kwargs.get("max_num_seqs", _SEQUENCES))),
             **deployment_config["autoscaling_config"],
         }
     else:
         deployment_config.setdefault("num_replicas", 1)
+        if args.standby:
+            deployment_config["num_replicas"] += args.standby
     traced = _TRACED if engine_kwargs.get("otlp_traces_endpoint") is not None else {}
     for name, value in {"HF_HUB_OFFLINE": "1", **ONE_LOOP, **traced}.items():
         runtime_env["env_vars"].setdefault(name, value)
@@ -82,6 +86,10 @@ def llm_config_fields(args: VersionArgs) -> dict[str, Any]:
         "accelerator_type": args.accelerator_type,
         "runtime_env": runtime_env,
     }
+
+
+def _awake_at_first(scaling: dict[str, Any]) -> dict[str, int]:
+    return {"initial_replicas": 1} if scaling.get("min_replicas") == 0 else {}
 
 
 def _is_on_cpu(args: VersionArgs) -> bool:

@@ -1,4 +1,4 @@
-"""How busy one engine is, from vLLM's own statistics of each step."""
+"""How busy one engine is, from vLLM's own statistics of each step and the requests that came."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _RECENT_S = 30.0
 
 
 class EngineLoad:
-    """Requests under way and those of them that wait, the KV cache in use, the recent time to first token.
+    """Requests that came, are under way and wait, the KV cache in use, the recent time to first token.
 
     `ongoing` counts the requests under way: an engine without any takes no steps, so that what it
     said last would stand for ever.
@@ -20,9 +20,14 @@ class EngineLoad:
     def __init__(self, ongoing: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
         self._ongoing = ongoing
         self._clock = clock
+        self._asked = 0
         self._waiting = 0
         self._kv_cache = 0.0
         self._first_tokens: deque[tuple[float, float]] = deque(maxlen=1000)
+
+    def asked(self) -> None:
+        """A caller's request came; the replica's own questions to its engine are none."""
+        self._asked += 1
 
     def record(self, scheduler: Any, iteration: Any) -> None:
         """Statistics of one step, as vLLM's stat loggers get them; either may be None."""
@@ -34,11 +39,16 @@ class EngineLoad:
             self._first_tokens.extend((now, ttft) for ttft in iteration.time_to_first_tokens_iter)
 
     def stats(self) -> dict[str, float]:
-        """What Serve collects for its autoscaling policies; `ttft_s` is 0 where no answer began lately."""
+        """What Serve collects for its autoscaling policies, and it alone.
+
+        `asked` counts from the last time that this was told; `ttft_s` is 0 where no answer began
+        lately.
+        """
         since = self._clock() - _RECENT_S
         recent = [ttft for at, ttft in self._first_tokens if at >= since]
-        ongoing = self._ongoing()
+        ongoing, asked, self._asked = self._ongoing(), self._asked, 0
         return {
+            "asked": float(asked),
             "ongoing": float(ongoing),
             "waiting": float(min(self._waiting, ongoing)),
             "kv_cache": self._kv_cache if ongoing else 0.0,

@@ -31,6 +31,9 @@ class VersionReplica:
         """Serve's hook: the application to answer with."""
         return await self._server.__serve_build_asgi_app__()
 
+    async def wake(self) -> None:
+        """What a gateway calls by a handle where a version has no replica: Serve scales by that call."""
+
     async def reconfigure(self, user_config: Any) -> None:
         """Serve's hook for `user_config`, which names the adapters."""
         await self._server.reconfigure(user_config)

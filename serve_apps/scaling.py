@@ -1,7 +1,8 @@
 """How many replicas a version wants: Serve's hook for autoscaling policies.
 
-Serve itself counts requests that come by its handles, of which there are none here, and knows
-nothing of an engine: one with few long requests can be full, and one with many short ones idle.
+Serve itself counts requests that come by its handles, and knows nothing of an engine: one with few
+long requests can be full, and one with many short ones idle. The only calls by handles here are
+those that wake a version which has no replica.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ POLICY = "serve_apps.scaling:LoadPolicy"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One replica, in means over Serve's `look_back_period_s`."""
+    """One replica, in means over Serve's `look_back_period_s`; `asked` is not 0 where any request came."""
 
     ongoing: float
+    asked: float
     waiting: float
     kv_cache: float
     ttft_s: float
@@ -37,13 +39,16 @@ class Goals:
     ttft_s: float | None
 
 
-def wanted(loads: Sequence[Load], running: int, target: int, goals: Goals) -> int:
+def wanted(loads: Sequence[Load], running: int, target: int, goals: Goals, woken: float = 0.0) -> int:
     """Replicas for these loads; `running` is how many there are, `target` how many were wanted last.
 
-    One more than there are where any is overloaded. Where some have not told their load, no fewer
-    than were wanted last: no data is no sign of idleness.
+    One more than there are where any is overloaded, and at least one while requests came lately or
+    `woken` says that a gateway waits. Where some have not told their load, no fewer than were
+    wanted last: no data is no sign of idleness.
     """
     by_requests = math.ceil(sum(load.ongoing for load in loads) / goals.requests)
+    if woken > 0 or any(load.asked > 0 for load in loads):
+        by_requests = max(by_requests, 1)
     if any(_is_overloaded(load, goals) for load in loads):
         by_requests = max(by_requests, running + 1)
     return max(by_requests, target) if len(loads) < running else by_requests
@@ -80,13 +85,13 @@ class LoadPolicy:
             kv_cache=self._kv_cache,
             ttft_s=self._ttft_s,
         )
-        loads = _loads(context)
-        return wanted(loads, len(context.running_replicas), context.target_num_replicas, goals), {}
+        running, target = len(context.running_replicas), context.target_num_replicas
+        return wanted(_loads(context), running, target, goals, context.total_queued_requests or 0.0), {}
 
 
 def _loads(context: AutoscalingContext) -> list[Load]:
     told = context.aggregated_metrics or {}
-    columns = [told.get(name, {}) for name in ("ongoing", "waiting", "kv_cache", "ttft_s")]
+    columns = [told.get(name, {}) for name in ("ongoing", "asked", "waiting", "kv_cache", "ttft_s")]
     return [
         Load(*(column[replica] for column in columns))
         for replica in context.running_replicas

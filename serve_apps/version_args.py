@@ -6,9 +6,9 @@ because the weights come from the model store alone (rule 9).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.config import StrictModel
 from cluster.refs import VersionRef, parse_version_ref
@@ -23,7 +23,8 @@ class VersionArgs(StrictModel):
     its row in the state database. After `liveness_s` without an output the engine is asked for a
     token, and after `liveness_timeout_s` without one it is taken for hung and ended. A replica that
     holds nearly `memory_limit_gib` is replaced; null for no limit. `warm_worker`: each host of a replica
-    keeps a process with vLLM imported, for the next replica (without a GPU only).
+    keeps a process with vLLM imported, for the next replica (without a GPU only). `standby` replicas run
+    beside `num_replicas`, proven, and get requests only in the place of one that is lost.
     """
 
     version: str
@@ -38,6 +39,7 @@ class VersionArgs(StrictModel):
     liveness_timeout_s: float = Field(default=15.0, gt=0)
     memory_limit_gib: float | None = Field(default=None, gt=0)
     warm_worker: bool = True
+    standby: int = Field(default=0, ge=0)
 
     @field_validator("version")
     @classmethod
@@ -53,18 +55,26 @@ class VersionArgs(StrictModel):
             raise ValueError(f"`{taken[0]}` comes from the model store, leave it out")
         return value
 
-    @field_validator("deployment_config")
-    @classmethod
-    def _something_stays(cls, value: dict[str, Any]) -> dict[str, Any]:
-        scaling = value.get("autoscaling_config") or {}
-        if isinstance(scaling, dict) and scaling.get("min_replicas", 1) == 0:
-            raise ValueError("`min_replicas: 0` leaves nobody to notice the next request; 1 is the least")
-        return value
+    @model_validator(mode="after")
+    def _stands_by_a_fixed_number(self) -> Self:
+        if self.standby and not isinstance(self.deployment_config.get("num_replicas", 1), int):
+            raise ValueError("`standby` needs `num_replicas` to be a number")
+        if self.standby and self.deployment_config.get("autoscaling_config") is not None:
+            raise ValueError(
+                "`standby` needs a fixed `num_replicas`; with `autoscaling_config` leave it out and raise "
+                "`min_replicas`, since a spare replica there takes its share of the load"
+            )
+        return self
 
     @property
     def ref(self) -> VersionRef:
         """The exact version."""
         return parse_version_ref(self.version)
+
+
+def deployment_name(model: str, version: str) -> str:
+    """The name of the one deployment in a version's application."""
+    return f"{model}-{version}"
 
 
 def route_prefix(ref: VersionRef) -> str:

@@ -122,7 +122,12 @@ def prepare() -> None:
     _own.append(own)
     if own.offer():
         threading.Thread(target=_end_unused, args=(own,), daemon=True, name="linnet-warm-worker").start()
-    importlib.import_module(_IMPORTED)
+    try:
+        importlib.import_module(_IMPORTED)
+    except ValueError:
+        # Ray looks whether its connectors are registered in the cluster and then registers them: two
+        # processes that import at once get in each other's way, and the second time finds them there.
+        importlib.import_module(_IMPORTED)
 
 
 def taken() -> None:

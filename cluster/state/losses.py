@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cluster.config import StrictModel
-from cluster.state.replicas import ReplicaStatus
+from cluster.state.replicas import ReplicaStatus, proven_at
 from cluster.state.tables import LossRow, ReplicaRow
 
 
@@ -26,7 +27,7 @@ class Loss(StrictModel):
     """A loss as one gateway saw it; times are UTC without a zone.
 
     `retried` requests were sent elsewhere before their first byte, `continued` streams went on
-    elsewhere, `failed` ones ended with an error.
+    elsewhere, `failed` ones ended with an error. `taken_over_by` was proven already and stood by.
     """
 
     replica: str
@@ -39,13 +40,38 @@ class Loss(StrictModel):
     retried: int = 0
     continued: int = 0
     failed: int = 0
+    taken_over_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """When a lost replica was last missed, and since when it had served, where that is known."""
+
+    proven_at: datetime | None
+    lost_at: datetime
+
+
+def lives(session: Session, model: str, version: str, since: datetime) -> list[Life]:
+    """Of the replicas of a version that were lost since."""
+    query = (
+        select(LossRow.detected_at, ReplicaRow)
+        .outerjoin(
+            ReplicaRow, (ReplicaRow.replica == LossRow.replica) & (ReplicaRow.version == LossRow.version)
+        )
+        .where(LossRow.model == model, LossRow.version == version, LossRow.detected_at >= since)
+    )
+    return [
+        Life(proven_at(row) if row is not None else None, lost_at) for lost_at, row in session.execute(query)
+    ]
 
 
 def add(session: Session, loss: Loss) -> None:
     """Write a loss; what a second gateway saw of the same one is added to it."""
     row = session.get(LossRow, loss.replica)
     if row is None:
-        session.add(LossRow(**loss.model_dump(mode="python") | {"signal": loss.signal.value}))
+        fields = loss.model_dump(mode="python", exclude={"taken_over_by"})
+        row = LossRow(**fields | {"signal": loss.signal.value})
+        session.add(row)
     else:
         row.heard_at = max(row.heard_at, loss.heard_at)
         row.detected_at = min(row.detected_at, loss.detected_at)
@@ -53,6 +79,14 @@ def add(session: Session, loss: Loss) -> None:
         row.retried += loss.retried
         row.continued += loss.continued
         row.failed += loss.failed
+    if (
+        loss.taken_over_by is not None
+        and row.replaced_by is None
+        and loss.taken_over_by not in _taken(session)
+    ):
+        # A standby had loaded and proven itself before it was needed.
+        row.replaced_by, row.load_s, row.prove_s = loss.taken_over_by, 0.0, 0.0
+        row.recovered_at = row.isolated_at
     session.flush()
 
 
@@ -80,7 +114,7 @@ def complete(session: Session, waiting: Iterable[LossRow]) -> None:
             .order_by(ReplicaRow.started_at, ReplicaRow.replica)
         )
     )
-    taken = set(session.scalars(select(LossRow.replaced_by).where(LossRow.replaced_by.is_not(None))))
+    taken = _taken(session)
     for loss in waiting:
         found = next((row for row in serving if _replaces(row, loss) and row.replica not in taken), None)
         if found is None:
@@ -88,8 +122,12 @@ def complete(session: Session, waiting: Iterable[LossRow]) -> None:
         taken.add(found.replica)
         load_s, prove_s = (float(found.detail.get(name, 0.0)) for name in ("load_s", "prove_s"))
         loss.replaced_by, loss.load_s, loss.prove_s = found.replica, load_s, prove_s
-        loss.recovered_at = found.started_at + timedelta(seconds=load_s + prove_s)
+        loss.recovered_at = proven_at(found)
     session.flush()
+
+
+def _taken(session: Session) -> set[str | None]:
+    return set(session.scalars(select(LossRow.replaced_by).where(LossRow.replaced_by.is_not(None))))
 
 
 def _replaces(row: ReplicaRow, loss: LossRow) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -14,14 +14,18 @@ from cluster.state.tables import ReplicaRow, utc_now
 
 LEASE = timedelta(seconds=60)
 
+_START = ("pause_s", "load_s", "prove_s")
+
 
 class ReplicaStatus(StrEnum):
-    """Where a replica is on its way to traffic."""
+    """Where a replica is on its way to traffic; `asleep` is a version that has none, by its own config."""
 
+    BACKING_OFF = "backing_off"
     LOADING = "loading"
     PROVING = "proving"
     SERVING = "serving"
     REFUSED = "refused"
+    ASLEEP = "asleep"
 
 
 def report(
@@ -72,6 +76,16 @@ def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
     return list(session.scalars(query.order_by(ReplicaRow.model, ReplicaRow.version)))
 
 
+def serving(session: Session, names: Collection[str]) -> list[ReplicaRow]:
+    """Own rows of those of the named replicas that serve, also where the lease has run out."""
+    query = select(ReplicaRow).where(
+        ReplicaRow.base.is_(None),
+        ReplicaRow.replica.in_(names),
+        ReplicaRow.status == ReplicaStatus.SERVING.value,
+    )
+    return list(session.scalars(query))
+
+
 def serving_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow]:
     """Live rows of adapters that have proven themselves."""
     query = select(ReplicaRow).where(
@@ -81,6 +95,11 @@ def serving_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow
         ReplicaRow.model.in_(models),
     )
     return list(session.scalars(query))
+
+
+def proven_at(row: ReplicaRow) -> datetime:
+    """When a serving replica had proven itself."""
+    return row.started_at + timedelta(seconds=sum(float(row.detail.get(name, 0.0)) for name in _START))
 
 
 def everything(session: Session, model: str | None = None) -> list[ReplicaRow]:
@@ -94,6 +113,16 @@ def everything(session: Session, model: str | None = None) -> list[ReplicaRow]:
 def is_stale(row: ReplicaRow) -> bool:
     """Whether a replica has not renewed its row within the lease."""
     return row.seen_at < utc_now() - LEASE
+
+
+def refused_lately(session: Session, models: Collection[str], within: timedelta) -> set[tuple[str, str]]:
+    """Models and versions of which a replica was refused so lately."""
+    query = select(ReplicaRow.model, ReplicaRow.version).where(
+        ReplicaRow.model.in_(models),
+        ReplicaRow.status == ReplicaStatus.REFUSED.value,
+        ReplicaRow.seen_at >= utc_now() - within,
+    )
+    return {(model, version) for model, version in session.execute(query)}
 
 
 def refusals(session: Session, model: str, version: str) -> list[ReplicaRow]:

@@ -58,6 +58,14 @@ class AdapterDirectory(Follower):
         running = self._running.replicas(model, served.base)
         return [replica for replica in running if replica.id in served.replicas]
 
+    def planned(self, model: str, version: str) -> int | None:
+        """How many replicas its host is to have."""
+        return self._running.planned(model, self.host(model, version))
+
+    def may_sleep(self, model: str, version: str) -> bool:
+        """Adapters are known only while a replica has them."""
+        return self.host(model, version) == version and self._running.may_sleep(model, version)
+
     def versions(self, model: str) -> Sequence[str]:
         """Versions that have an application, and adapters."""
         return sorted({*self._running.versions(model), *self._table.get(model, {})})

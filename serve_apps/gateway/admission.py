@@ -13,6 +13,8 @@ from serve_apps.gateway.fair_queue import FairQueue
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.selection import Choice
+from serve_apps.gateway.sleeping import NoSleep, Sleep
+from serve_apps.gateway.standbys import StandbysOf, nobody
 
 # A replica that starts makes room without any request ending, and nothing tells of it.
 _LOOK_S = 0.05
@@ -53,10 +55,20 @@ class Admission:
     together have no more under way than those may have.
     """
 
-    def __init__(self, config: GatewayConfig, directory: ReplicaDirectory, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        directory: ReplicaDirectory,
+        metrics: GatewayMetrics,
+        *,
+        standbys: StandbysOf = nobody,
+        sleep: Sleep | None = None,
+    ) -> None:
         self._config = config
         self._directory = directory
         self._metrics = metrics
+        self._standbys = standbys
+        self._sleep = sleep or NoSleep()
         self._total = 0
         self._under_way: Counter[Choice] = Counter()
         self._by_host: Counter[Choice] = Counter()
@@ -70,7 +82,7 @@ class Admission:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(choice, lane, loop.create_future())
         self._push(waiter)
-        expiry = loop.call_later(self._config.queue_wait_s, self._expire, waiter)
+        expiry = loop.call_later(self._patience_s(choice), self._expire, waiter)
         self._metrics.queued(choice.model, choice.version)
         try:
             return await waiter.outcome
@@ -83,6 +95,11 @@ class Admission:
             self._metrics.dequeued(choice.model, choice.version)
             expiry.cancel()
             self._drop(waiter)
+
+    def _patience_s(self, choice: Choice) -> float:
+        # Those before it in the line wait for a replica to be loaded, and it waits for them.
+        cold = self._sleep.holds(choice)
+        return self._config.cold_start_wait_s if cold else self._config.queue_wait_s
 
     def free(self, choice: Choice, host: Choice) -> None:
         """A request is over; its slot goes to whoever is next."""
@@ -140,7 +157,9 @@ class Admission:
 
     def _bound(self, choice: Choice) -> int:
         # Without a replica, requests go on to wait for one as `replica_wait_s` says.
-        replicas = max(1, len(self._directory.replicas(choice.model, choice.version)))
+        standbys = self._standbys(choice.model, choice.version)
+        running = self._directory.replicas(choice.model, choice.version)
+        replicas = max(1, sum(replica.id not in standbys for replica in running))
         return self._config.max_in_flight_per_replica * replicas
 
     def _host(self, choice: Choice) -> Choice:

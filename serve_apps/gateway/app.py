@@ -30,6 +30,8 @@ from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.parts import Parts
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.routes import PROXIED
+from serve_apps.gateway.sleeping import Sleepers
+from serve_apps.gateway.standbys import StandbyCache, nobody
 from serve_apps.gateway.standing import Standing, standings
 from serve_apps.gateway.tasks import TaskTable
 from serve_apps.gateway.trace import Tracer
@@ -50,6 +52,8 @@ def build_app(
     access_log: AccessLog | None = None,
     keys: KeyCache | None = None,
     losses: LossRecorder | None = None,
+    standbys: StandbyCache | None = None,
+    sleepers: Sleepers | None = None,
     tasks: TaskTable | None = None,
     tracer: Tracer | None = None,
     replica_key: str | None = None,
@@ -58,15 +62,16 @@ def build_app(
     """The ASGI application; it starts what it is given with its lifespan or its first request.
 
     `keys` is needed unless `auth` is `none`; without `tasks` no model has any, and
-    without `tracer` nothing is traced. `losses` writes receipts of lost replicas. `replica_key` is
-    sent to replicas.
+    without `tracer` nothing is traced. `losses` writes receipts of lost replicas; without `standbys`
+    all replicas are alike, and without `sleepers` no version sleeps. `replica_key` is sent to replicas.
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
     tasks = tasks or TaskTable(config.models)
     metrics = GatewayMetrics(lambda: tasks.stale)
     watch = losses.watch if losses is not None else LossWatch()
-    followers = tuple(beat for beat in (policies, keys, losses) if beat is not None)
+    standbys_of = standbys.of if standbys is not None else nobody
+    followers = tuple(beat for beat in (policies, keys, losses, standbys, sleepers) if beat is not None)
     return Gateway(
         Parts(
             config=config,
@@ -74,10 +79,18 @@ def build_app(
             policies=policies,
             tasks=tasks,
             metrics=metrics,
-            upstream=Upstream(config, directory, metrics, watch, replica_key),
+            upstream=Upstream(
+                config,
+                directory,
+                metrics,
+                watch,
+                replica_key=replica_key,
+                standbys=standbys_of,
+                sleep=sleepers,
+            ),
             watch=watch,
             access=Access(config, keys),
-            admission=Admission(config, directory, metrics),
+            admission=Admission(config, directory, metrics, standbys=standbys_of, sleep=sleepers),
             followers=followers,
             access_log=access_log,
             tracer=tracer or Tracer(),
@@ -194,6 +207,7 @@ class Gateway:
         policy = self._parts.policies.get(model)
         if policy is None:
             return f"no version of {model} is stable"
-        if not self._parts.directory.replicas(model, policy.stable):
+        directory = self._parts.directory
+        if not directory.replicas(model, policy.stable) and not directory.may_sleep(model, policy.stable):
             return f"{model}:{policy.stable} has no replica"
         return ""

@@ -1,5 +1,7 @@
 """Which replica of a version takes a request: the least busy one that has not just failed.
 
+One that stands by is asked only where no other is fit for the request.
+
 A replica that fails request after request has its circuit opened: it is asked only where there is no
 other, until its time is over; then one more failure opens it for twice as long.
 """
@@ -35,9 +37,14 @@ class Balancer:
         self._open_until: dict[str, float] = {}
 
     def pick(
-        self, replicas: Sequence[Replica], strikes: Mapping[str, int], prefer: Prefer | None = None
+        self,
+        replicas: Sequence[Replica],
+        strikes: Mapping[str, int],
+        *,
+        standbys: Collection[str] = (),
+        prefer: Prefer | None = None,
     ) -> Replica | None:
-        """By strikes of this request, then closed circuits, then load, the least first; ties at random.
+        """By strikes of this request, closed circuits, not standing by, load; ties at random.
 
         Before load comes `prefer`, where there is one.
         """
@@ -45,7 +52,9 @@ class Balancer:
         usable = [r for r in replicas if strikes.get(r.id, 0) < OUT and self._avoided.get(r.id, now) <= now]
         if not usable:
             return None
-        standing = [(strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now) for r in usable]
+        standing = [
+            (strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now, r.id in standbys) for r in usable
+        ]
         best = min(standing)
         equals = [r for r, own in zip(usable, standing, strict=True) if own == best]
         if prefer is not None and len(equals) > 1:

@@ -36,7 +36,8 @@ class GatewayConfig(StrictModel):
     longer than `body_timeout_s` to come; a caller who takes nothing of an answer for
     `reader_timeout_s` is hung up on. `connect_timeout_s`: to reach a
     replica. `request_timeout_s`: from being let in to the last byte of the answer.
-    `replica_wait_s`: how long a request may wait for a replica of its version before 503.
+    `replica_wait_s`: how long a request may wait for a replica of its version before 503, and
+    `cold_start_wait_s` where the version sleeps, being woken.
     `access_log`: how requests are logged.
     `max_in_flight`: requests that this gateway answers at a time; `max_in_flight_per_replica`:
     the same for each running replica of a version. `max_queue`: how many may wait to be let in,
@@ -52,6 +53,7 @@ class GatewayConfig(StrictModel):
     connect_timeout_s: PositiveFloat = 2.0
     request_timeout_s: PositiveFloat = 600.0
     replica_wait_s: float = Field(default=5.0, ge=0.0)
+    cold_start_wait_s: float = Field(default=120.0, ge=0.0)
     access_log: AccessLogConfig = AccessLogConfig()
     auth: Auth = Auth.NONE
     admin_paths: AdminPaths = AdminPaths.ADMIN_KEY

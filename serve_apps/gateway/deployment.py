@@ -21,6 +21,9 @@ from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.replica_key import replica_key
 from serve_apps.gateway.serve_directory import ServeReplicaDirectory
+from serve_apps.gateway.serve_waker import Waker, by_handle
+from serve_apps.gateway.sleeping import Sleepers
+from serve_apps.gateway.standbys import StandbyCache
 from serve_apps.gateway.tasks import TaskTable
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
@@ -45,6 +48,9 @@ class Gateway:
         self._policies = PolicyCache(database, config.models)
         self._keys = KeyCache(database) if config.auth is not Auth.NONE else None
         self._losses = LossRecorder(database, self._running, LossWatch(), config.models)
+        self._standbys = StandbyCache(database, self._directory, config.models)
+        self._waker = Waker(by_handle(self._running.application), config.cold_start_wait_s)
+        self._sleepers = Sleepers(database, self._directory, config.models, self._waker)
         self._tasks = TaskTable(config.models)
         self._tracer = open_tracer(config.traces)
         self._log = AccessLog(config.access_log, settings) if config.access_log.enabled else None
@@ -62,6 +68,8 @@ class Gateway:
             access_log=self._log,
             keys=self._keys,
             losses=self._losses,
+            standbys=self._standbys,
+            sleepers=self._sleepers,
             tasks=self._tasks,
             tracer=self._tracer,
             replica_key=self._replica_key,
@@ -86,6 +94,9 @@ class Gateway:
         await self._directory.stop()
         await self._policies.stop()
         await self._losses.stop()
+        await self._standbys.stop()
+        await self._sleepers.stop()
+        await self._waker.stop()
         if self._keys is not None:
             await self._keys.stop()
         if self._log is not None:

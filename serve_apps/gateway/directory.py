@@ -26,6 +26,14 @@ class ReplicaDirectory(Protocol):
         """Running replicas of a version; empty when there is none."""
         ...
 
+    def planned(self, model: str, version: str) -> int | None:
+        """How many replicas Serve is to keep; None where that goes by load, or was not heard yet."""
+        ...
+
+    def may_sleep(self, model: str, version: str) -> bool:
+        """Whether Serve was told to keep no replica of it while nobody asks."""
+        ...
+
     def versions(self, model: str) -> Sequence[str]:
         """Labels of the versions that are deployed."""
         ...

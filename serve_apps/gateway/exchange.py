@@ -181,6 +181,7 @@ class Exchange:
             body=body,
             deadline=asyncio.get_running_loop().time() + config.request_timeout_s,
             patience_s=config.replica_wait_s,
+            cold_s=config.cold_start_wait_s,
             notes=self._notes,
             trace=self._trace,
         )

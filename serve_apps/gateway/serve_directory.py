@@ -1,6 +1,6 @@
 """Replica addresses as Ray Serve's controller tells them, pushed, not polled.
 
-The one place that touches Serve's private long poll (Ray 2.60, held by
+This file and `serve_plans.py` alone touch Serve's private long poll (Ray 2.60, held by
 `tests/serve_apps/gateway/test_serve_directory.py`): HAProxy's own manager listens to the same
 `TARGET_GROUPS` key. A public alternative, the REST API's `target_groups`, would be polling.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.errors import EnvironmentSetupError
 from serve_apps.gateway.directory import Replica
+from serve_apps.gateway.serve_plans import Place, ServePlans
 
 LOOPBACK = "127.0.0.1"
 
@@ -36,6 +37,8 @@ class ServeReplicaDirectory:
         self._own_ip = ""
         self._own_app = ""
         self._gateways: tuple[str, ...] = ()
+        self._applications: dict[Place, str] = {}
+        self._plans = ServePlans()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Subscribe; updates are applied on `loop`."""
@@ -46,6 +49,7 @@ class ServeReplicaDirectory:
 
         self._own_ip = ray.util.get_node_ip_address()
         self._own_app = serve.get_replica_context().app_name
+        self._plans.start(loop)
         self._client = LongPollClient(
             ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE),
             {LongPollNamespace.TARGET_GROUPS: self.update},
@@ -65,17 +69,32 @@ class ServeReplicaDirectory:
         """End the subscription."""
         if self._client is not None:
             self._client.stop()
+        self._plans.stop()
 
     def update(self, target_groups: Iterable[Any]) -> None:
         """Replace the table by what the controller says."""
         groups = list(target_groups)
         self._table = build_table(groups, own_ip=self._own_ip)
         self._gateways = addresses(groups, app=self._own_app, own_ip=self._own_ip)
+        self._applications = applications(groups)
+        self._plans.follow(self._applications)
         self._ready = True
 
     def replicas(self, model: str, version: str) -> Sequence[Replica]:
         """Running replicas of one version."""
         return self._table.get(model, {}).get(version, ())
+
+    def planned(self, model: str, version: str) -> int | None:
+        """How many replicas Serve is to keep, where that is a fixed number."""
+        return self._plans.fixed(model, version)
+
+    def may_sleep(self, model: str, version: str) -> bool:
+        """Whether Serve may scale it down to nothing."""
+        return self._plans.may_sleep(model, version)
+
+    def application(self, model: str, version: str) -> str | None:
+        """The name of the application that a version is deployed as."""
+        return self._applications.get((model, version))
 
     def versions(self, model: str) -> Sequence[str]:
         """Versions of a model that have an application."""
@@ -118,6 +137,15 @@ def build_table(target_groups: Iterable[Any], *, own_ip: str) -> Table:
             if target.name.startswith(_REPLICA_ACTOR)
         )
     return table
+
+
+def applications(target_groups: Iterable[Any]) -> dict[Place, str]:
+    """The name of each version's application."""
+    return {
+        named: group.app_name
+        for group in target_groups
+        if _is_http(group) and (named := _version_of(group.route_prefix)) is not None
+    }
 
 
 def refuse_ssl(http_options: Any) -> None:

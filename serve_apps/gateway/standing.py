@@ -15,7 +15,7 @@ STABLE, CANDIDATE, IDLE = "stable", "candidate", "idle"
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One version at the moment of a scrape; `replicas` is None while the cluster was not heard."""
+    """One version at the moment of a scrape; `replicas` is None while unknown, and while it sleeps."""
 
     model: str
     version: str
@@ -32,7 +32,9 @@ def standings(
         live = policy(model)
         weights = live.weights() if live else {}
         for version in {**weights, **dict.fromkeys(directory.versions(model))}:
-            replicas = len(directory.replicas(model, version)) if directory.ready() else None
+            count = len(directory.replicas(model, version))
+            known = directory.ready() and (count or not directory.may_sleep(model, version))
+            replicas = count if known else None
             yield Standing(model, version, _role(live, version), weights.get(version, 0.0), replicas)
 
 

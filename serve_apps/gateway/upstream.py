@@ -31,6 +31,8 @@ from serve_apps.gateway.prompt_text import prompt_text
 from serve_apps.gateway.retry_budget import RetryBudget
 from serve_apps.gateway.routing import RoutingPolicy
 from serve_apps.gateway.selection import Choice
+from serve_apps.gateway.sleeping import NoSleep, Sleep
+from serve_apps.gateway.standbys import StandbysOf, nobody
 from serve_apps.gateway.trace import CANCELLED, UNTRACED_SPAN, RequestTrace, Span
 from serve_apps.losses.watch import LossWatch
 from serve_apps.replay.wire import RESUME_TYPE, Resume, pack
@@ -62,9 +64,10 @@ class Call:
     """One request on its way.
 
     `deadline` is a time of the event loop; `patience_s` is how long it may still wait for a
-    replica; `strikes` counts its failures on each, `attempts` all that may have begun; `fault` is
-    a replica's own word on why it failed, given where no other replica does better. `goes_on`: it
-    asks for the rest of a stream. `prompt` is its text, once somebody has asked for it.
+    replica, and `cold_s` for one of a version that sleeps; `strikes` counts its failures on each,
+    `attempts` all that may have begun; `fault` is a replica's own word on why it failed, given
+    where no other replica does better. `goes_on`: it asks for the rest of a stream. `prompt` is its
+    text, once somebody has asked for it.
     """
 
     choice: Choice
@@ -73,6 +76,7 @@ class Call:
     body: bytes
     deadline: float
     patience_s: float
+    cold_s: float
     notes: Notes
     trace: RequestTrace
     goes_on: bool = False
@@ -165,9 +169,14 @@ class Upstream:
         directory: ReplicaDirectory,
         metrics: GatewayMetrics,
         watch: LossWatch,
+        *,
         replica_key: str | None = None,
+        standbys: StandbysOf = nobody,
+        sleep: Sleep | None = None,
     ) -> None:
         self._config = config
+        self._standbys = standbys
+        self._sleep = sleep or NoSleep()
         self._watch = watch
         self._own_headers = {"Authorization": f"Bearer {replica_key}"} if replica_key else {}
         self._directory = directory
@@ -223,19 +232,33 @@ class Upstream:
         while True:
             running = self._directory.replicas(call.choice.model, call.choice.version)
             replica = self._pick(call, running)
-            if replica is not None or call.patience_s <= 0 or call.fault is not None:
+            if replica is not None or call.fault is not None or not await self._wait(call, running):
                 return replica
-            pause = min(_POLL_S, call.patience_s)
+
+    async def _wait(self, call: Call, running: Sequence[Replica]) -> bool:
+        """Whether there was some patience left, which is a little less now."""
+        cold = not running and self._sleep.holds(call.choice)
+        if cold:
+            self._sleep.wake(call.choice)
+        pause = min(_POLL_S, call.cold_s if cold else call.patience_s)
+        if pause <= 0:
+            return False
+        if cold:
+            call.cold_s -= pause
+        else:
             call.patience_s -= pause
-            await asyncio.sleep(pause)
+        await asyncio.sleep(pause)
+        return True
 
     def _pick(self, call: Call, running: Sequence[Replica]) -> Replica | None:
+        standbys = self._standbys(call.choice.model, call.choice.version)
         affinity = self._affinity
         prefixes = affinity.of(call.choice) if affinity is not None else None
         if affinity is None or prefixes is None or not (text := call.text()):
-            return self._balancer.pick(running, call.strikes)
+            return self._balancer.pick(running, call.strikes, standbys=standbys)
         text = affinity.begin(call.choice, text)
-        replica = self._balancer.pick(running, call.strikes, partial(prefixes.narrow, text))
+        prefer = partial(prefixes.narrow, text)
+        replica = self._balancer.pick(running, call.strikes, standbys=standbys, prefer=prefer)
         if replica is not None:
             prefixes.sent(text, replica.id)
         return replica

@@ -13,7 +13,8 @@ class ReplicaReceipt(StrictModel):
 
     `detect_s`: from the last sign of life until it was noticed, so at most that. `isolate_s`: from
     there until Serve named the replica no longer. `recover_s`: from there until another had loaded,
-    `verify_s`: until that one had proven itself. `total_s` is all of it.
+    `verify_s`: until that one had proven itself. `total_s` is all of it. A standby had done both
+    before it was needed.
     """
 
     at: datetime
@@ -30,6 +31,7 @@ class ReplicaReceipt(StrictModel):
     continued: int
     failed: int
     replaced_by: str | None
+    by_standby: bool
 
 
 def receipt(row: LossRow) -> ReplicaReceipt:
@@ -54,6 +56,7 @@ def receipt(row: LossRow) -> ReplicaReceipt:
         continued=row.continued,
         failed=row.failed,
         replaced_by=row.replaced_by,
+        by_standby=row.load_s == 0.0,
     )
 
 

@@ -12,6 +12,7 @@ from cluster.state.tables import ReplicaRow
 from serve_apps.gateway.directory import ReplicaDirectory
 from serve_apps.gateway.following import Beat
 from serve_apps.losses.watch import LossWatch, Place, Vanished
+from serve_apps.standby import proof, took_over
 
 
 class LossRecorder(Beat):
@@ -39,16 +40,22 @@ class LossRecorder(Beat):
         self._suspects: list[Vanished] = []
 
     def _once(self) -> None:
-        self._suspects += self.watch.look(self._running())
+        running = self._running()
+        self._suspects += self.watch.look(running)
         with self._database.snapshot() as session:
             found = {
                 suspect.replica: replicas.of_replica(session, suspect.replica, suspect.place[1])
                 for suspect in self._suspects
             }
             unfinished = bool(losses.waiting(session))
-        certain = [
-            loss for suspect in self._suspects if (loss := judge(suspect, found[suspect.replica])) is not None
-        ]
+            rows = replicas.serving(session, [*running, *found]) if found else ()
+        proofs = {row.replica: proof(row) for row in rows}
+        certain = []
+        for suspect in self._suspects:
+            others = [name for name, place in running.items() if place == suspect.place]
+            standby = took_over(suspect.replica, others, proofs, _utc(suspect.at))
+            if (loss := judge(suspect, found[suspect.replica], standby)) is not None:
+                certain.append(loss)
         if certain or unfinished:
             with self._database.transaction() as session:
                 for loss in certain:
@@ -66,8 +73,11 @@ class LossRecorder(Beat):
         }
 
 
-def judge(vanished: Vanished, row: ReplicaRow | None) -> Loss | None:
-    """The loss, where it is certain; `row` is the replica's own, None once it has removed it."""
+def judge(vanished: Vanished, row: ReplicaRow | None, standby: str | None = None) -> Loss | None:
+    """The loss, where it is certain; `row` is the replica's own, None once it has removed it.
+
+    `standby` is the one that took over.
+    """
     if row is None:
         return None
     trace = vanished.trace
@@ -84,6 +94,7 @@ def judge(vanished: Vanished, row: ReplicaRow | None) -> Loss | None:
         retried=trace.retried,
         continued=trace.continued,
         failed=trace.failed,
+        taken_over_by=standby,
     )
 
 

@@ -6,10 +6,22 @@ from cluster.errors import GateFailedError
 from serve_apps.rollout.states import Situation
 
 
+def require_answering(situation: Situation, version: str) -> None:
+    """Raise GateFailedError unless `version`, which has had traffic before, serves or sleeps."""
+    if not situation.answers(version):
+        require_serving(situation, version)
+
+
 def require_serving(situation: Situation, version: str) -> None:
-    """Raise GateFailedError unless a replica of `version` serves."""
+    """Raise GateFailedError unless a replica of `version` serves, and so has proven itself."""
     if situation.serving(version):
         return
+    if situation.answers(version):
+        raise GateFailedError(
+            f"`{situation.model}:{version}` sleeps: no replica of it serves now, and so none is proven.",
+            code="gate.no_replica",
+            hint=f"Ask it once, with the header `x-linnet-version: {version}`, and repeat the command.",
+        )
     raise GateFailedError(
         f"`{situation.model}:{version}` has no serving replica, so it cannot take traffic."
         f"{_what_there_is(situation, version)}",
@@ -25,7 +37,7 @@ def require_landing(situation: Situation, *, source: str, target: str) -> None:
     With neither version serving nothing can be lost, and the weights may move: after a
     restart of everything, a rollback waits for no model to be loaded.
     """
-    if situation.serving(target) or not situation.serving(source):
+    if situation.answers(target) or not situation.answers(source):
         return
     raise GateFailedError(
         f"`{situation.model}:{target}` has no serving replica, while {source} serves: "

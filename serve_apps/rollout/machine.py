@@ -94,7 +94,7 @@ def _set_weight(command: SetWeight, situation: Situation, policy: TrafficPolicy)
             hint="Give another weight from 0 to 100.",
         )
     if weight > policy.weight:
-        gates.require_serving(situation, active.candidate)
+        gates.require_answering(situation, active.candidate)
     return Decision(
         policy=_next(policy, policy.stable, active.candidate, weight),
         aliases=_moves(situation, {CANDIDATE: active.candidate}),
@@ -106,7 +106,7 @@ def _set_weight(command: SetWeight, situation: Situation, policy: TrafficPolicy)
 
 def _promote(situation: Situation, policy: TrafficPolicy) -> Decision:
     active = _require_active(situation, "promote")
-    gates.require_serving(situation, active.candidate)
+    gates.require_answering(situation, active.candidate)
     return Decision(
         policy=_next(policy, active.candidate),
         aliases=_moves(situation, {PREVIOUS: policy.stable, STABLE: active.candidate, CANDIDATE: None}),

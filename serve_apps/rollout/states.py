@@ -109,6 +109,10 @@ class Situation(StrictModel):
         """Replicas of `version` that have proven themselves and take traffic."""
         return self.replicas.get(version, {}).get(ReplicaStatus.SERVING.value, 0)
 
+    def answers(self, version: str) -> bool:
+        """Whether requests for it are answered: at once, or by waking it."""
+        return bool(self.serving(version) or self.replicas.get(version, {}).get(ReplicaStatus.ASLEEP.value))
+
 
 class AliasMove(StrictModel):
     """One alias from a version to another; None means that it is not there."""

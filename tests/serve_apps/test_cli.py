@@ -1,4 +1,5 @@
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -60,6 +61,45 @@ def test_status_tells_what_was_proven_what_was_refused_and_what_was_lost(store, 
     assert rows["v3"]["status"] == "lost"
     (endpoint,) = listed(capsys)
     assert [v["version"] for v in endpoint["versions"] if v["replicas"]] == ["v1"]
+
+
+def test_who_stands_by_shows_and_no_longer_once_it_is_needed(store, capsys):
+    detail = {"proven": 3, "standby": 1, "load_s": 1.0, "prove_s": 1.0}
+    with store.database.transaction() as session:
+        for age_s, name in ((60, "a"), (30, "b")):
+            replicas.report(
+                session,
+                replica=name,
+                model="tiny",
+                version="v1",
+                status=ReplicaStatus.SERVING,
+                detail=detail,
+            )
+            session.get(ReplicaRow, (name, "v1")).started_at = utc_now() - timedelta(seconds=age_s)
+    assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["serving", "standby"]
+    (endpoint,) = listed(capsys)
+    assert endpoint["versions"][0]["replicas"] == {"serving": 1, "standby": 1}
+    with store.database.transaction() as session:
+        session.get(ReplicaRow, ("a", "v1")).seen_at = utc_now() - 2 * LEASE
+    assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["lost", "serving"]
+
+
+def test_one_that_backs_off_shows_until_when_and_why(store, capsys):
+    detail = {"reason": "the last 5 replicas were lost", "until": "2026-11-22T12:03:04.567890"}
+    world.set_replica(store, "v1", ReplicaStatus.BACKING_OFF, detail)
+    [row] = listed(capsys, "status", "tiny")
+    assert row["status"] == "backing_off"
+    assert row["detail"] == "until 12:03:04 UTC: the last 5 replicas were lost"
+
+
+def test_a_version_that_sleeps_is_no_lost_replica(store, capsys):
+    world.set_replica(store, "v1", ReplicaStatus.ASLEEP)
+    assert [row["status"] for row in listed(capsys, "status", "tiny")] == ["asleep"]
+    (endpoint,) = listed(capsys)
+    assert endpoint["versions"][0]["replicas"] == {"asleep": 1}
+    with store.database.transaction() as session:
+        session.get(ReplicaRow, ("v1#1", "v1")).seen_at = utc_now() - 2 * LEASE
+    assert listed(capsys, "status", "tiny") == []
 
 
 def test_adapters_are_versions_with_the_replicas_of_their_base(store, capsys):

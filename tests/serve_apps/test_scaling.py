@@ -9,20 +9,22 @@ from hypothesis import strategies as st
 from serve_apps.scaling import POLICY, Goals, Load, LoadPolicy, wanted
 
 GOALS = Goals(requests=10, waiting=4, kv_cache=0.9, ttft_s=2.0)
-IDLE = Load(0, 0, 0, 0)
+IDLE = Load(0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("loads", "replicas"),
     [
         ([IDLE], 0),
-        ([Load(8, 0, 0.1, 0.1)], 1),
-        ([Load(11, 0, 0.1, 0.1)], 2),
-        ([Load(30, 0, 0.1, 0.1), Load(5, 0, 0.1, 0.1)], 4),
-        ([Load(5, 5, 0.1, 0.1)], 2),
-        ([Load(2, 0, 0.95, 0.1)], 2),
-        ([Load(2, 0, 0.1, 3.0)], 2),
-        ([Load(2, 0, 0.95, 0.1), Load(2, 0, 0.1, 0.1)], 3),
+        ([IDLE, IDLE], 0),
+        ([IDLE, Load(0, 0.1, 0, 0, 0)], 1),
+        ([Load(8, 0, 0, 0.1, 0.1)], 1),
+        ([Load(11, 0, 0, 0.1, 0.1)], 2),
+        ([Load(30, 0, 0, 0.1, 0.1), Load(5, 0, 0, 0.1, 0.1)], 4),
+        ([Load(5, 0, 5, 0.1, 0.1)], 2),
+        ([Load(2, 0, 0, 0.95, 0.1)], 2),
+        ([Load(2, 0, 0, 0.1, 3.0)], 2),
+        ([Load(2, 0, 0, 0.95, 0.1), Load(2, 0, 0, 0.1, 0.1)], 3),
     ],
 )
 def test_replicas_for_a_load(loads, replicas):
@@ -31,11 +33,16 @@ def test_replicas_for_a_load(loads, replicas):
 
 def test_without_a_goal_for_the_first_token_it_counts_for_nothing():
     goals = Goals(requests=10, waiting=4, kv_cache=0.9, ttft_s=None)
-    assert wanted([Load(2, 0, 0.1, 60.0)], 1, 1, goals) == 1
+    assert wanted([Load(2, 0, 0, 0.1, 60.0)], 1, 1, goals) == 1
 
 
 loads = st.builds(
-    Load, st.floats(0, 100), st.floats(0, 20), st.floats(0, 1), st.floats(0, 5, allow_nan=False)
+    Load,
+    st.floats(0, 100),
+    st.floats(0, 9),
+    st.floats(0, 20),
+    st.floats(0, 1),
+    st.floats(0, 5, allow_nan=False),
 )
 
 
@@ -50,8 +57,15 @@ def test_more_load_never_makes_fewer(told, more):
     assert wanted([*told, more], len(told) + 1, 0, GOALS) >= before
 
 
-def context(metrics, replicas=("a", "b"), target=2):
+@given(st.lists(loads, max_size=5), st.floats(0.01, 9))
+def test_a_gateway_that_waits_wants_one_at_least(told, woken):
+    asleep = wanted(told, len(told), 0, GOALS)
+    assert wanted(told, len(told), 0, GOALS, woken) == max(1, asleep)
+
+
+def context(metrics, replicas=("a", "b"), target=2, woken=0.0):
     return SimpleNamespace(
+        total_queued_requests=woken,
         aggregated_metrics=metrics,
         running_replicas=list(replicas),
         target_num_replicas=target,
@@ -62,6 +76,7 @@ def context(metrics, replicas=("a", "b"), target=2):
 def test_serves_own_form_of_a_policy():
     metrics = {
         "ongoing": {"a": 18.0, "b": 12.0},
+        "asked": {"a": 3.0, "b": 2.0},
         "waiting": {"a": 0.0, "b": 0.0},
         "kv_cache": {"a": 0.1, "b": 0.1},
         "ttft_s": {"a": 0.1, "b": 0.1},
@@ -70,6 +85,7 @@ def test_serves_own_form_of_a_policy():
     assert LoadPolicy(max_kv_cache_usage=0.05)(context(metrics)) == (3, {})
     assert LoadPolicy()(context(None)) == (2, {})
     assert LoadPolicy()(context({}, replicas=(), target=1)) == (0, {})
+    assert LoadPolicy()(context({}, replicas=(), target=0, woken=1.0)) == (1, {})
 
 
 def test_serve_finds_the_policy_and_gives_it_its_settings():

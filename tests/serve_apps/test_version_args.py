@@ -93,15 +93,29 @@ def test_autoscaling_goes_by_the_engines_load_unless_told_otherwise():
     assert autoscaling(given) == given
 
 
-def test_scaling_to_nothing_is_refused():
-    config = {"autoscaling_config": {"min_replicas": 0, "max_replicas": 2}}
-    with pytest.raises(ConfigError, match="1 is the least"):
-        validate({"version": "m:v1", "deployment_config": config}, VersionArgs, source="args")
+def test_a_version_that_may_sleep_proves_itself_at_the_deploy_unless_told_otherwise():
+    assert autoscaling({"min_replicas": 0, "max_replicas": 2})["initial_replicas"] == 1
+    assert autoscaling({"min_replicas": 0, "initial_replicas": 0})["initial_replicas"] == 0
+    assert "initial_replicas" not in autoscaling({"min_replicas": 1, "max_replicas": 2})
 
 
 def test_a_fixed_number_of_replicas_passes_as_it_stands():
     fields = llm_config_fields(VersionArgs(version="m:v1", deployment_config={"num_replicas": 3}))
     assert fields["deployment_config"]["num_replicas"] == 3
+
+
+def test_standbys_run_beside_the_replicas_asked_for():
+    def replicas(**given):
+        return llm_config_fields(VersionArgs(version="m:v1", **given))["deployment_config"]["num_replicas"]
+
+    assert replicas(standby=1) == 2
+    assert replicas(standby=2, deployment_config={"num_replicas": 3}) == 5
+
+
+@pytest.mark.parametrize("config", [{"autoscaling_config": {"min_replicas": 2}}, {"num_replicas": "auto"}])
+def test_standbys_need_a_fixed_number(config):
+    with pytest.raises(ConfigError, match=r"`standby` needs .*`num_replicas`"):
+        validate({"version": "m:v1", "standby": 1, "deployment_config": config}, VersionArgs, source="args")
 
 
 def test_route_prefix_names_model_and_version():

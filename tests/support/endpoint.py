@@ -106,16 +106,18 @@ class Endpoint:
         gateway: Mapping[str, Any] | None = None,
         gateways: int = 1,
         user_config: Mapping[str, Any] | None = None,
+        args: Mapping[str, Mapping[str, Any]] | None = None,
         more: Sequence[Mapping[str, Any]] = (),
         **engine_kwargs: dict[str, Any],
     ) -> None:
         """`serve deploy` a YAML with the gateway, these versions and `more` applications.
 
         `v3={…}` sets its engine_kwargs; a version has one replica unless `replicas` says another
-        number, or how it scales; `gateway` adds to the gateway's args, `user_config` is that of its
+        number, or how it scales; `args` adds to a version's args, and such a version has as many replicas
+        as those say; `gateway` adds to the gateway's args, `user_config` is that of its
         deployment; `gateways` is how many run.
         """
-        counts = replicas or {}
+        counts, further = replicas or {}, args or {}
         port = int(self.url.rsplit(":", 1)[1])
         applications = [
             {
@@ -131,7 +133,12 @@ class Endpoint:
                     }
                 ],
             },
-            *(self._version(label, engine_kwargs.get(label, {}), counts.get(label, 1)) for label in labels),
+            *(
+                self._version(
+                    label, engine_kwargs.get(label, {}), counts.get(label, 1), further.get(label, {})
+                )
+                for label in labels
+            ),
             *more,
         ]
         document = {
@@ -144,7 +151,11 @@ class Endpoint:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _version(
-        self, label: str, engine_kwargs: dict[str, Any], replicas: int | dict[str, Any]
+        self,
+        label: str,
+        engine_kwargs: dict[str, Any],
+        replicas: int | dict[str, Any],
+        args: Mapping[str, Any],
     ) -> dict[str, Any]:
         # Not in `args`: Serve starts every replica anew when those change.
         scale = {"num_replicas": replicas} if isinstance(replicas, int) else {"autoscaling_config": replicas}
@@ -160,8 +171,9 @@ class Endpoint:
                     "enforce_eager": True,
                     **engine_kwargs,
                 },
+                **args,
             },
-            "deployments": [{"name": f"{MODEL}-{label}", **scale}],
+            **({} if args else {"deployments": [{"name": f"{MODEL}-{label}", **scale}]}),
         }
 
     def applications(self) -> dict[str, Any]:

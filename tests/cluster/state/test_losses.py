@@ -4,7 +4,7 @@ import pytest
 
 from cluster.state import losses, replicas
 from cluster.state.database import open_database
-from cluster.state.losses import Loss, Signal
+from cluster.state.losses import Life, Loss, Signal
 from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import ReplicaRow, utc_now
 
@@ -57,6 +57,24 @@ def test_one_replica_makes_good_one_loss_the_oldest_first(database):
         losses.complete(session, losses.waiting(session))
         losses.complete(session, losses.waiting(session))
         assert [row.replica for row in losses.waiting(session)] == ["a"]
+
+
+def test_lives_tell_since_when_a_lost_replica_had_served(database):
+    with database.transaction() as session:
+        serve(session, "a")
+        row = session.get(ReplicaRow, ("a", "v1"))
+        row.detail = row.detail | {"pause_s": 4.0}
+        losses.add(session, loss("a", ago_s=5))
+        losses.add(session, loss("unknown", ago_s=3))
+        losses.add(session, loss("old", ago_s=90))
+        losses.add(session, loss("other", version="v2", ago_s=1))
+        found = losses.lives(session, "m", "v1", utc_now() - timedelta(seconds=60))
+        lost_at = {one.replica: one.detected_at for one in losses.everything(session)}
+        proven_at = row.started_at + timedelta(seconds=6.5)
+    assert sorted(found, key=lambda life: life.lost_at) == [
+        Life(proven_at, lost_at["a"]),
+        Life(None, lost_at["unknown"]),
+    ]
 
 
 def test_what_two_gateways_saw_is_one_loss(database):

@@ -25,6 +25,8 @@ from serve_apps.gateway.app import build_app
 from serve_apps.gateway.config import Auth, GatewayConfig
 from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
+from serve_apps.gateway.sleeping import Sleepers
+from serve_apps.gateway.standbys import StandbyCache
 from serve_apps.gateway.tasks import TaskTable
 from serve_apps.gateway.trace import Tracer
 from tests.serve_apps.gateway.servers import (
@@ -66,6 +68,7 @@ class Stack:
     server: UvicornThread | None = None
     keys: KeyCache | None = None
     tasks: TaskTable | None = None
+    woken: list[tuple[str, str]] = field(default_factory=list)
 
     def engine(self, version: str, behaviour: Behaviour | None = None) -> Engine:
         """Start one more replica of a version of the model `m`."""
@@ -75,6 +78,10 @@ class Stack:
         present = [replica.base_url for replica in self.directory.replicas("m", version)]
         self.directory.put("m", version, *present, engine.base_url)
         return engine
+
+    def wake(self, model: str, version: str) -> None:
+        """What the gateway calls for a version that sleeps."""
+        self.woken.append((model, version))
 
     def held_engine(self, version: str) -> tuple[Engine, asyncio.Event]:
         """An engine that answers nobody before the event is set, in the loop thread."""
@@ -171,6 +178,8 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
             stack.cache,
             access_log=log,
             keys=stack.keys,
+            standbys=StandbyCache(database, stack.directory, config.models, interval_s=0.02),
+            sleepers=Sleepers(database, stack.directory, config.models, stack.wake, interval_s=0.02),
             tasks=stack.tasks,
             tracer=tracer,
             replica_key=replica_key,

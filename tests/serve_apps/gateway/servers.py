@@ -146,6 +146,8 @@ class TableDirectory:
         self.table: dict[tuple[str, str], tuple[Replica, ...]] = {}
         self.heard = True
         self.beside: tuple[str, ...] = ()
+        self.plans: dict[tuple[str, str], int] = {}
+        self.sleepers: set[tuple[str, str]] = set()
         self.hosts: dict[tuple[str, str], str] = {}
 
     def put(self, model: str, version: str, *base_urls: str) -> None:
@@ -153,6 +155,12 @@ class TableDirectory:
 
     def replicas(self, model: str, version: str) -> Sequence[Replica]:
         return self.table.get((model, version), ())
+
+    def planned(self, model: str, version: str) -> int | None:
+        return self.plans.get((model, version))
+
+    def may_sleep(self, model: str, version: str) -> bool:
+        return (model, version) in self.sleepers
 
     def versions(self, model: str) -> Sequence[str]:
         return [version for name, version in self.table if name == model]

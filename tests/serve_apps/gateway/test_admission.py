@@ -18,14 +18,17 @@ V1, V2 = Choice("m", "v1"), Choice("m", "v2")
 class World:
     """An admission whose callers are tasks."""
 
-    def __init__(self, *, v1=1, v2=1, **settings):
+    def __init__(self, *, v1=1, v2=1, standbys=frozenset(), **settings):
         self.directory = TableDirectory()
         self.replicas("v1", v1)
         self.replicas("v2", v2)
         self.metrics = GatewayMetrics()
         limits = {"max_in_flight_per_replica": 1, "queue_wait_s": 20.0}
         self.admission = Admission(
-            GatewayConfig(model="m", **limits | settings), self.directory, self.metrics
+            GatewayConfig(model="m", **limits | settings),
+            self.directory,
+            self.metrics,
+            standbys=lambda _model, _version: standbys,
         )
         self.entered: list[str] = []
 
@@ -70,6 +73,15 @@ async def test_a_slot_that_is_free_is_given_at_once():
     assert isinstance(slot, Slot)
     slot.leave()
     assert world.waiting() == 0
+
+
+@scenario
+async def test_replicas_that_stand_by_make_no_room():
+    world = World(v1=2, max_in_flight_per_replica=1, standbys=frozenset({"http://v1-1"}))
+    tasks = [await world.ask(str(number)) for number in range(2)]
+    assert world.entered == ["0"]
+    tasks[0].result().leave()
+    (await tasks[1]).leave()
 
 
 @scenario

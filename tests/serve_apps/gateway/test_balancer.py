@@ -40,6 +40,23 @@ def test_strikes_rank_before_load_and_put_out_in_the_end():
     assert balancer.pick([], {}) is None
 
 
+def test_a_standby_is_picked_only_where_no_other_is_fit():
+    now = [100.0]
+    balancer = Balancer(clock=lambda: now[0])
+    for _ in range(5):
+        balancer.enter("a")
+    assert balancer.pick([A, B], {}, standbys={"b"}) is A
+    assert balancer.pick([A, B], {"a": 1}, standbys={"b"}) is B
+    assert balancer.pick([B], {}, standbys={"b"}) is B
+    balancer.avoid("a")
+    assert balancer.pick([A, B], {}, standbys={"b"}) is B
+    now[0] += AVOID_S
+    assert balancer.pick([A, B], {}, standbys={"b"}) is A
+    for _ in range(TRIPS):
+        balancer.failed("a")
+    assert balancer.pick([A, B], {}, standbys={"b"}) is B
+
+
 def picked(balancer, replicas):
     return {balancer.pick(replicas, {}).id for _ in range(50)}
 

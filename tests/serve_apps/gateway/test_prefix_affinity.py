@@ -159,7 +159,7 @@ def test_what_a_balancer_picks_by_prefix(loads, states, history, text):
     strikes = in_state(balancer, loads, states)
     for earlier, name in history:
         prefixes.sent(earlier, name)
-    picked = balancer.pick(REPLICAS, strikes, partial(prefixes.narrow, text))
+    picked = balancer.pick(REPLICAS, strikes, prefer=partial(prefixes.narrow, text))
     usable = [name for name in IDS if states[name] not in ("out", "avoided")]
     if picked is None:
         assert usable == []
@@ -175,7 +175,7 @@ def test_the_same_prompt_goes_where_it_has_been_while_loads_are_balanced(texts):
     balancer, prefixes = Balancer(), known()
     been: list[tuple[str, str]] = []
     for text in [*texts, *texts]:
-        picked = balancer.pick(REPLICAS, {}, partial(prefixes.narrow, text))
+        picked = balancer.pick(REPLICAS, {}, prefer=partial(prefixes.narrow, text))
         there = {name for earlier, name in been if earlier.startswith(text)}
         assert picked.id in (there or IDS)
         prefixes.sent(text, picked.id)

@@ -5,7 +5,13 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import Target, TargetGroup
 
 from cluster.errors import EnvironmentSetupError
-from serve_apps.gateway.serve_directory import ServeReplicaDirectory, addresses, build_table, refuse_ssl
+from serve_apps.gateway.serve_directory import (
+    ServeReplicaDirectory,
+    addresses,
+    applications,
+    build_table,
+    refuse_ssl,
+)
 
 
 def group(prefix, *targets, protocol="HTTP", app="app"):
@@ -44,6 +50,16 @@ def test_a_proxy_in_the_place_of_replicas_is_no_replica():
 def test_grpc_and_foreign_applications_are_left_out():
     groups = [group("/_versions/m/v1", replica("a"), protocol="gRPC"), group("/other", replica("b"))]
     assert build_table(groups, own_ip="") == {}
+
+
+def test_each_version_has_an_application():
+    groups = [
+        group("/_versions/m/v1", replica("a"), app="one"),
+        group("/_versions/m/v2", PROXY, app="two"),
+        group("/_versions/m/v2", PROXY, protocol="gRPC", app="three"),
+        group("/", replica("g"), app="gateway"),
+    ]
+    assert applications(groups) == {("m", "v1"): "one", ("m", "v2"): "two"}
 
 
 def test_an_update_replaces_what_was_known():

@@ -5,13 +5,16 @@ import json
 import socket
 import threading
 import time
+from datetime import timedelta
 
 import httpx
 import openai
 import pytest
 from aiohttp import web
 
-from cluster.state import policies
+from cluster.state import policies, replicas
+from cluster.state.replicas import ReplicaStatus
+from cluster.state.tables import ReplicaRow, utc_now
 from cluster.traffic import TrafficPolicy
 from serve_apps.gateway import retry_budget
 from serve_apps.gateway.app import build_app
@@ -509,3 +512,42 @@ def test_a_port_that_another_application_took_over_counts_as_gone(launch, loop_t
         assert not stranger.requests
     finally:
         stranger.stop()
+
+
+def stand_by(stack, *engines):
+    """The engines are two replicas of v1; the second stands by."""
+    stack.directory.plans["m", "v1"] = 2
+    with stack.database.transaction() as session:
+        for age_s, engine in zip((60, 30), engines, strict=True):
+            replicas.report(
+                session,
+                replica=engine.base_url,
+                model="m",
+                version="v1",
+                status=ReplicaStatus.SERVING,
+                detail={"proven": 1, "standby": 1},
+            )
+            session.get(ReplicaRow, (engine.base_url, "v1")).started_at = utc_now() - timedelta(seconds=age_s)
+
+
+def test_a_standby_answers_nobody_until_the_other_is_lost_and_then_at_once(launch):
+    stack = launch()
+    first, second = stack.engine("v1"), stack.engine("v1")
+    stand_by(stack, first, second)
+    stack.policy("v1")
+
+    def keeps_still():
+        seen = len(second.requests)
+        for _ in range(8):
+            ask(stack)
+        return len(second.requests) == seen
+
+    eventually(keeps_still, "the second stands by")
+    before = len(second.requests)
+    first.behaviour = drop
+    for _ in range(4):
+        assert ask(stack).choices[0].message.content == "Hello from v1"
+    assert len(second.requests) == before + 4
+    stack.directory.put("m", "v1", second.base_url)
+    ask(stack)
+    assert len(second.requests) == before + 5

@@ -11,6 +11,7 @@ from cluster.state.database import open_database
 from cluster.state.losses import Signal
 from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import ReplicaRow, utc_now
+from serve_apps.losses.receipts import receipt
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
 from tests.serve_apps.gateway.servers import TableDirectory
@@ -67,6 +68,36 @@ def test_a_replica_that_refused_and_vanished_is_lost_at_once_and_made_good(datab
     recorder._once()
     [row] = told(database)
     assert (row.replaced_by, row.prove_s) == ("c", 0.25)
+
+
+def test_a_standby_that_took_over_makes_a_loss_good_at_once_and_one_loss_alone(database, directory, recorder):
+    with database.transaction() as session:
+        for name, age_s in (("a", 90), ("b", 60), ("c", 30)):
+            detail = {"proven": 1, "standby": 1, "load_s": 1.5, "prove_s": 0.25}
+            replicas.report(
+                session,
+                replica=name,
+                model="m",
+                version="v1",
+                status=ReplicaStatus.SERVING,
+                detail=detail,
+            )
+            session.get(ReplicaRow, (name, "v1")).started_at = utc_now() - timedelta(seconds=age_s)
+    directory.put("m", "v1", "a", "b", "c")
+    recorder._once()
+    recorder.watch.missed("a", Signal.DROPPED)
+    directory.put("m", "v1", "b", "c")
+    recorder._once()
+    recorder.watch.missed("b", Signal.DROPPED)
+    directory.put("m", "v1", "c")
+    recorder._once()
+    second, first = (receipt(row) for row in told(database))
+    assert (first.replica, first.replaced_by, first.by_standby) == ("a", "c", True)
+    assert (first.recover_s, first.verify_s) == (0.0, 0.0)
+    assert (second.replica, second.replaced_by, second.by_standby) == ("b", None, False)
+    report(database, "d")
+    recorder._once()
+    assert (told(database)[0].replaced_by, receipt(told(database)[0]).by_standby) == ("d", False)
 
 
 def test_a_replica_with_adapters_is_one_loss_of_its_own_version(database, directory, recorder):

@@ -118,6 +118,28 @@ def test_start_refuses_a_candidate_without_a_serving_replica_and_shows_why_it_wa
     assert "serve deploy" in caught.value.hint
 
 
+SLEEPY = {"v1": {"asleep": 1}, "v2": {"serving": 1}}
+
+
+def test_a_stable_version_that_sleeps_is_one_to_go_back_to():
+    decision = decide(Rollback(model="m"), progressing(replicas=SLEEPY))
+    assert decision.policy.weights() == {"v1": 100}
+    with pytest.raises(GateFailedError):
+        decide(Rollback(model="m"), progressing(replicas=SLEEPY | {"v1": {"loading": 1}}))
+    gone = {"v1": {}, "v2": {"asleep": 1}}
+    with pytest.raises(GateFailedError):
+        decide(Rollback(model="m"), progressing(replicas=gone))
+
+
+def test_a_candidate_that_sleeps_may_go_on_but_not_begin():
+    asleep = {"v1": {"serving": 1}, "v2": {"asleep": 1}}
+    assert decide(SetWeight(model="m", weight=50), progressing(replicas=asleep)).policy.weight == 50
+    assert decide(Promote(model="m"), progressing(replicas=asleep)).policy.stable == "v2"
+    with pytest.raises(GateFailedError, match="sleeps") as caught:
+        decide(start(), situation(replicas=asleep))
+    assert "x-linnet-version: v2" in caught.value.hint
+
+
 @pytest.mark.parametrize("field", ["tokenizer_sha256", "chat_template_sha256"])
 def test_another_way_to_read_prompts_is_refused_unless_allowed(field):
     met = situation(prompting={"v1": ALIKE, "v2": ALIKE.model_copy(update={field: "c" * 64})})
