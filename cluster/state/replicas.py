@@ -14,6 +14,9 @@ from cluster.state.tables import ReplicaRow, utc_now
 
 LEASE = timedelta(seconds=60)
 
+_KEPT = timedelta(days=1)
+"""For how long the row of a replica that was killed is kept; a refusal stays to be read."""
+
 
 class ReplicaStatus(StrEnum):
     """Where a replica is on its way to traffic."""
@@ -37,6 +40,7 @@ def report(
     """Write or renew a replica's row for a version; `base` is its own one where this is an adapter."""
     row = session.get(ReplicaRow, (replica, version))
     if row is None:
+        _forget_long_lost(session)
         row = ReplicaRow(
             replica=replica, model=model, version=version, base=base, started_at=utc_now(), detail={}
         )
@@ -57,6 +61,14 @@ def forget_version(session: Session, replica: str, version: str) -> None:
     session.execute(delete(ReplicaRow).where(ReplicaRow.replica == replica, ReplicaRow.version == version))
 
 
+def _forget_long_lost(session: Session) -> None:
+    session.execute(
+        delete(ReplicaRow).where(
+            ReplicaRow.seen_at < utc_now() - _KEPT, ReplicaRow.status != ReplicaStatus.REFUSED.value
+        )
+    )
+
+
 def of_replica(session: Session, replica: str, version: str) -> ReplicaRow | None:
     """A replica's row for one version."""
     return session.get(ReplicaRow, (replica, version))
@@ -73,11 +85,10 @@ def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
 
 
 def serving_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow]:
-    """Live rows of adapters that have proven themselves."""
+    """Rows of adapters that have proven themselves, stale ones too: their replicas may run all the same."""
     query = select(ReplicaRow).where(
         ReplicaRow.base.is_not(None),
         ReplicaRow.status == ReplicaStatus.SERVING.value,
-        ReplicaRow.seen_at >= utc_now() - LEASE,
         ReplicaRow.model.in_(models),
     )
     return list(session.scalars(query))

@@ -1,7 +1,8 @@
 """Adapters in a gateway's directory: their rows in the state database, joined with who runs by Serve.
 
-A replica's row says what it has loaded and proven, Serve says whether it is there. Both must hold: a
-row outlives a replica that was killed by its lease.
+A replica's row says what it has loaded and proven, Serve says whether it is there. Both must hold for
+it to be asked. A row out of its lease counts as long as Serve names the replica: where the database
+takes no writes nobody can renew, and all are well.
 """
 
 from __future__ import annotations
@@ -76,11 +77,16 @@ class AdapterDirectory(Follower):
         return self._running.ready()
 
     def _read(self, session: Session) -> None:
-        self._table = build_table(replicas.serving_adapters(session, self._models))
+        rows = replicas.serving_adapters(session, self._models)
+        self._table = build_table([row for row in rows if self._counts(row)])
+
+    def _counts(self, row: ReplicaRow) -> bool:
+        running = self._running.replicas(row.model, row.base or row.version)
+        return not replicas.is_stale(row) or any(replica.id == row.replica for replica in running)
 
 
 def build_table(rows: Sequence[ReplicaRow]) -> Table:
-    """Model -> adapter -> who serves it, from live rows of adapters."""
+    """Model -> adapter -> who serves it, from the rows of adapters that count."""
     found: dict[str, dict[str, tuple[str, set[str]]]] = {}
     for row in rows:
         if row.base is not None:

@@ -37,7 +37,7 @@ def test_a_replica_has_a_row_for_each_version_that_it_serves(database):
         assert [(row.replica, row.version) for row in replicas.live(session)] == [("b", "v1")]
 
 
-def test_only_live_adapters_that_serve_are_told_as_such(database):
+def test_adapters_that_serve_are_told_as_such_stale_ones_too(database):
     with database.transaction() as session:
         report(session, "a", "v1")
         report(session, "a", "v2", base="v1")
@@ -47,8 +47,23 @@ def test_only_live_adapters_that_serve_are_told_as_such(database):
         stale = replicas.of_replica(session, "b", "v2")
         stale.seen_at = utc_now() - replicas.LEASE - timedelta(seconds=1)
         found = replicas.serving_adapters(session, ["m", "n"])
-        assert [(row.replica, row.version, row.base) for row in found] == [("a", "v2", "v1")]
+        assert {(row.replica, row.version, row.base) for row in found} == {
+            ("a", "v2", "v1"),
+            ("b", "v2", "v1"),
+        }
         assert replicas.serving_adapters(session, ["n"]) == []
+
+
+def test_rows_of_the_long_lost_go_when_another_comes_and_refusals_stay(database):
+    ages = {"lost": 25, "lost lately": 23, "refused": 25}
+    with database.transaction() as session:
+        for replica in ages:
+            refused = replica == "refused"
+            report(session, replica, "v1", ReplicaStatus.REFUSED if refused else ReplicaStatus.SERVING)
+        for replica, hours in ages.items():
+            replicas.of_replica(session, replica, "v1").seen_at -= timedelta(hours=hours)
+        report(session, "new", "v1")
+        assert [row.replica for row in replicas.everything(session)] == ["lost lately", "new", "refused"]
 
 
 def test_rows_of_before_are_kept(tmp_path):

@@ -57,7 +57,7 @@ def test_an_adapter_has_the_replicas_of_its_base_that_have_proven_it(database, d
     report(database, "a", "v2")
     report(database, "b", "v2", ReplicaStatus.PROVING)
     report(database, "b", "v3", ReplicaStatus.REFUSED)
-    report(database, "a", "v4", seen_ago=LEASE + timedelta(seconds=1))
+    report(database, "killed", "v4", seen_ago=LEASE + timedelta(seconds=1))
     directory._once()
     assert directory.versions("m") == ["v1", "v2", "v5"]
     assert (ids(directory, "v1"), ids(directory, "v2"), ids(directory, "v3")) == (["a", "b"], ["a"], [])
@@ -77,6 +77,16 @@ def test_a_replica_that_serve_has_taken_away_is_out_at_once(database, directory,
         replicas.forget(session, "a")
     directory._once()
     assert directory.versions("m") == ["v1", "v5"]
+
+
+def test_a_database_that_takes_no_writes_takes_nobody_out_of_traffic(database, directory, running):
+    for replica in ("a", "b", "killed"):
+        report(database, replica, "v2", seen_ago=timedelta(hours=1))
+    directory._once()
+    assert (ids(directory, "v2"), directory.host("m", "v2")) == (["a", "b"], "v1")
+    running.put("m", "v1", "c")
+    directory._once()
+    assert "v2" not in directory.versions("m"), "without its replicas it is listed for their leases alone"
 
 
 def test_while_the_database_is_away_what_is_known_stays(database, directory, monkeypatch):
