@@ -50,6 +50,7 @@ class AdapterDirectory(Follower):
         self._running = running
         self._models = tuple(models)
         self._table: Table = {}
+        self._complete = False
 
     def replicas(self, model: str, version: str) -> Sequence[Replica]:
         """Running replicas of a version; of an adapter those that have proven it."""
@@ -73,12 +74,14 @@ class AdapterDirectory(Follower):
         return self._running.gateways()
 
     def ready(self) -> bool:
-        """Whether the controller has been heard once."""
-        return self._running.ready()
+        """Whether the controller has been heard, and the adapters have been read since."""
+        return self._complete
 
     def _read(self, session: Session) -> None:
+        heard = self._running.ready()
         rows = replicas.serving_adapters(session, self._models)
         self._table = build_table([row for row in rows if self._counts(row)])
+        self._complete = self._complete or heard
 
     def _counts(self, row: ReplicaRow) -> bool:
         running = self._running.replicas(row.model, row.base or row.version)
