@@ -185,15 +185,14 @@ class VersionServer(LLMServer):
         while True:
             await self._keep_warm_worker()
             await asyncio.sleep(self._args.lease_s)
-            await self._tell()
-            await self._adapters.renew()
+            await self._adapters.renew({self._args.ref.version: ReplicaStatus.SERVING})
             self._adapters.retry()
 
-    async def _tell(self, detail: dict[str, Any] | None = None) -> None:
+    async def _tell(self, detail: dict[str, Any]) -> None:
         try:
             await self._report(ReplicaStatus.SERVING, detail)
         except LinnetError as error:
-            logger.warning("The lease of %s was not renewed: %s", self._rows.replica, error.message)
+            logger.warning("The row of %s was not written: %s", self._rows.replica, error.message)
 
     async def _keep_warm_worker(self) -> None:
         if not self._args.warm_worker:

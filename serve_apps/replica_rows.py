@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from cluster.refs import VersionRef
@@ -22,6 +23,10 @@ class ReplicaRows:
     async def report(self, version: str, status: ReplicaStatus, detail: dict[str, Any] | None = None) -> None:
         """Write or renew the row of a version."""
         await asyncio.to_thread(self._report, version, status, detail)
+
+    async def renew(self, statuses: Mapping[str, ReplicaStatus]) -> None:
+        """Renew the rows of all these versions in one transaction."""
+        await asyncio.to_thread(self._renew, statuses)
 
     async def forget(self, version: str) -> None:
         """The replica serves this adapter no longer."""
@@ -43,6 +48,11 @@ class ReplicaRows:
                 status=status,
                 detail=detail,
             )
+
+    def _renew(self, statuses: Mapping[str, ReplicaStatus]) -> None:
+        own = self._own
+        with self._database.transaction() as session:
+            replicas.renew(session, replica=self.replica, model=own.model, own=own.version, statuses=statuses)
 
     def _forget(self, version: str) -> None:
         with self._database.transaction() as session:

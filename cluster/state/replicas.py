@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -49,6 +49,22 @@ def report(
     if detail is not None:
         row.detail = detail
     session.flush()
+
+
+def renew(
+    session: Session, *, replica: str, model: str, own: str, statuses: Mapping[str, ReplicaStatus]
+) -> None:
+    """Renew all that a replica says, whose own version is `own`: one read and one write for its rows.
+
+    One that is missing, because it could not be written before, is written.
+    """
+    query, now = select(ReplicaRow).where(ReplicaRow.replica == replica), utc_now()
+    rows = {row.version: row for row in session.scalars(query) if row.version in statuses}
+    for version, row in rows.items():
+        row.status, row.seen_at = statuses[version].value, now
+    for version in statuses.keys() - rows.keys():
+        base = own if version != own else None
+        report(session, replica=replica, model=model, version=version, status=statuses[version], base=base)
 
 
 def forget(session: Session, replica: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -49,6 +49,10 @@ class Rows(Protocol):
 
     async def report(self, version: str, status: ReplicaStatus, detail: dict[str, Any] | None = None) -> None:
         """Write or renew the row of a version."""
+        ...
+
+    async def renew(self, statuses: Mapping[str, ReplicaStatus]) -> None:
+        """Renew the rows of all these versions at once."""
         ...
 
     async def forget(self, version: str) -> None:
@@ -118,13 +122,15 @@ class Adapters(Generic[HandleT]):
         if self._work is not None:
             await asyncio.shield(self._work)
 
-    async def renew(self) -> None:
-        """Say again how each stands, which keeps its lease."""
-        for ref in list(self._status):
-            async with self._writing:
-                status = self._status.get(ref)
-                if status not in (None, ReplicaStatus.REFUSED):
-                    await self._write(self._rows.report(ref.version, status))
+    async def renew(self, base: Mapping[str, ReplicaStatus]) -> None:
+        """Say again how each stands, and the base beside them, which keeps their leases."""
+        async with self._writing:
+            standing = {
+                ref.version: status
+                for ref, status in self._status.items()
+                if status is not ReplicaStatus.REFUSED
+            }
+            await self._write(self._rows.renew({**base, **standing}))
 
     def close(self) -> None:
         """The replica ends, and its engine with it."""
@@ -219,7 +225,7 @@ class Adapters(Generic[HandleT]):
         try:
             await write
         except (LinnetError, SQLAlchemyError) as error:
-            logger.warning("The row of an adapter was not written: %s", error)
+            logger.warning("A row of this replica was not written: %s", error)
 
 
 def sentence(error: Exception) -> str:
