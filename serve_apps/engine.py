@@ -31,7 +31,7 @@ from serve_apps.liveness import Pulse, hung
 from serve_apps.memory import MemoryGuard
 from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
-from serve_apps.replica_rows import ReplicaRows
+from serve_apps.replica_rows import NOT_WRITTEN, ReplicaRows
 from serve_apps.version_args import VersionArgs
 
 logger = logging.getLogger("ray.serve")
@@ -94,6 +94,12 @@ class VersionServer(LLMServer):
         first time, for a replica that takes the place of another is to serve what that one did;
         later ones come while the replica answers.
         """
+        try:
+            await self._reconfigure(user_config)
+        except Exception:
+            logger.exception("The user_config of %s was not followed.", self._args.ref)
+
+    async def _reconfigure(self, user_config: Any) -> None:
         first, self._configured = not self._configured, True
         try:
             self._adapters.want(read_adapters(user_config, self._args.ref))
@@ -125,7 +131,7 @@ class VersionServer(LLMServer):
         for task in self._tasks:
             task.cancel()
         self._adapters.close()
-        with contextlib.suppress(LinnetError):
+        with contextlib.suppress(*NOT_WRITTEN):
             await self._rows.forget_all()
 
     async def _start_engine(self) -> None:
@@ -183,16 +189,20 @@ class VersionServer(LLMServer):
 
     async def _renew(self) -> None:
         while True:
-            await self._keep_warm_worker()
+            try:
+                await self._adapters.renew({self._args.ref.version: ReplicaStatus.SERVING})
+                self._adapters.retry()
+                await self._keep_warm_worker()
+            except Exception:
+                # Without this loop the replica would be taken for lost.
+                logger.exception("A renewal of %s went wrong; the next one follows.", self._rows.replica)
             await asyncio.sleep(self._args.lease_s)
-            await self._adapters.renew({self._args.ref.version: ReplicaStatus.SERVING})
-            self._adapters.retry()
 
     async def _tell(self, detail: dict[str, Any]) -> None:
         try:
             await self._report(ReplicaStatus.SERVING, detail)
-        except LinnetError as error:
-            logger.warning("The row of %s was not written: %s", self._rows.replica, error.message)
+        except NOT_WRITTEN as error:
+            logger.warning("The row of %s was not written: %s", self._rows.replica, error)
 
     async def _keep_warm_worker(self) -> None:
         if not self._args.warm_worker:

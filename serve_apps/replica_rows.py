@@ -6,10 +6,16 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from cluster.errors import LinnetError
 from cluster.refs import VersionRef
 from cluster.state import replicas
 from cluster.state.database import Database
 from cluster.state.replicas import ReplicaStatus
+
+NOT_WRITTEN = (LinnetError, SQLAlchemyError)
+"""What a database raises that does not answer, or takes no writes."""
 
 
 class ReplicaRows:

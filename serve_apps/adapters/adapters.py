@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from cluster.errors import LinnetError
 from cluster.manifest import VersionManifest
 from cluster.refs import VersionRef
 from cluster.state.replicas import ReplicaStatus
+from serve_apps.replica_rows import NOT_WRITTEN
 
 logger = logging.getLogger("ray.serve")
 
@@ -224,7 +223,7 @@ class Adapters(Generic[HandleT]):
         """A row that could not be written is written with the next renewal, or runs out of its lease."""
         try:
             await write
-        except (LinnetError, SQLAlchemyError) as error:
+        except NOT_WRITTEN as error:
             logger.warning("A row of this replica was not written: %s", error)
 
 
