@@ -36,6 +36,9 @@ from serve_apps.version_args import VersionArgs
 
 logger = logging.getLogger("ray.serve")
 
+ADAPTERS_WAIT_S = 120.0
+"""How long a new replica waits for its adapters before it answers; the rest comes while it serves."""
+
 
 class VersionServer(LLMServer):
     """Serves one version: verify the files, load, prove, warm up, and only then be ready.
@@ -91,8 +94,8 @@ class VersionServer(LLMServer):
         """Serve's hook: called before the replica is RUNNING, and for each new `user_config`.
 
         Serve stops a replica whose hook raises, so this does not. It waits for the adapters the
-        first time, for a replica that takes the place of another is to serve what that one did;
-        later ones come while the replica answers.
+        first time, for a replica that takes the place of another is to serve what that one did, but
+        not for ever: the base is to be served too. Later ones come while the replica answers.
         """
         try:
             await self._reconfigure(user_config)
@@ -108,8 +111,18 @@ class VersionServer(LLMServer):
             await self._tell(self._proof | {"user_config": error.message})
             return
         if first:
-            await self._adapters.settled()
+            await self._wait_for_adapters()
         await self._tell(self._proof)
+
+    async def _wait_for_adapters(self) -> None:
+        try:
+            await asyncio.wait_for(self._adapters.settled(), ADAPTERS_WAIT_S)
+        except TimeoutError:
+            logger.warning(
+                "%s serves without some of its adapters, which were not there within %g s.",
+                self._rows.replica,
+                ADAPTERS_WAIT_S,
+            )
 
     async def check_health(self) -> None:
         """Serve's health check; raises when the engine is dead, or the replica near its memory limit."""

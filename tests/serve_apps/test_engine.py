@@ -51,7 +51,15 @@ def server():
         made.told.append(detail)
 
     made._rows = SimpleNamespace(report=report, replica="r")
-    for name in ("reconfigure", "_reconfigure", "_renew", "_keep_warm_worker", "_tell", "_report"):
+    for name in (
+        "reconfigure",
+        "_reconfigure",
+        "_renew",
+        "_keep_warm_worker",
+        "_tell",
+        "_wait_for_adapters",
+        "_report",
+    ):
         setattr(made, name, partial(getattr(VersionServer, name), made))
     return made
 
@@ -86,6 +94,19 @@ def test_a_database_that_is_away_does_not_stop_it(server, error):
     asyncio.run(server.reconfigure({"adapters": ["m:v2"]}))
     asyncio.run(server.reconfigure({"adaptors": []}))
     assert server._adapters.wanted == (V2,)
+
+
+@pytest.mark.engine
+def test_an_adapter_that_never_comes_does_not_keep_the_base_from_serving(server, monkeypatch):
+    monkeypatch.setattr("serve_apps.engine.ADAPTERS_WAIT_S", 0.01)
+    server._adapters.settled = asyncio.Event().wait
+
+    async def run():
+        async with asyncio.timeout(20):
+            await server.reconfigure({"adapters": ["m:v2"]})
+
+    asyncio.run(run())
+    assert server.told == [{"proven": 4}]
 
 
 @pytest.mark.engine
