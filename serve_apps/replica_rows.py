@@ -39,7 +39,7 @@ class ReplicaRows:
         await asyncio.to_thread(self._forget, version)
 
     async def forget_all(self) -> None:
-        """The replica stops in good order."""
+        """The replica stops in good order; its adapters stay listed for their lease."""
         await asyncio.to_thread(self._forget_all)
 
     def _report(self, version: str, status: ReplicaStatus, detail: dict[str, Any] | None) -> None:

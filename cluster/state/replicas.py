@@ -7,7 +7,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import and_, delete, not_, select, update
 from sqlalchemy.orm import Session
 
 from cluster.state.tables import ReplicaRow, utc_now
@@ -25,6 +25,8 @@ class ReplicaStatus(StrEnum):
     PROVING = "proving"
     SERVING = "serving"
     REFUSED = "refused"
+    STOPPED = "stopped"
+    """Of an adapter whose replica has stopped in good order: listed for the lease, served by nobody."""
 
 
 def report(
@@ -68,8 +70,15 @@ def renew(
 
 
 def forget(session: Session, replica: str) -> None:
-    """Remove a replica that stopped in good order, with all that it served."""
-    session.execute(delete(ReplicaRow).where(ReplicaRow.replica == replica))
+    """Remove a replica that stopped in good order.
+
+    The adapters that it served stay listed for their lease, so that requests wait for the replica that
+    takes its place. A version of its own is listed by Serve.
+    """
+    own = ReplicaRow.replica == replica
+    served = and_(ReplicaRow.base.is_not(None), ReplicaRow.status == ReplicaStatus.SERVING.value)
+    session.execute(delete(ReplicaRow).where(own, not_(served)))
+    session.execute(update(ReplicaRow).where(own).values(status=ReplicaStatus.STOPPED.value))
 
 
 def forget_version(session: Session, replica: str, version: str) -> None:
@@ -91,28 +100,31 @@ def of_replica(session: Session, replica: str, version: str) -> ReplicaRow | Non
 
 
 def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
-    """Replicas seen within the lease, refused ones left out."""
-    query = select(ReplicaRow).where(
-        ReplicaRow.seen_at >= utc_now() - LEASE, ReplicaRow.status != ReplicaStatus.REFUSED.value
-    )
+    """Replicas seen within the lease, refused and stopped ones left out."""
+    gone = [ReplicaStatus.REFUSED.value, ReplicaStatus.STOPPED.value]
+    query = select(ReplicaRow).where(ReplicaRow.seen_at >= utc_now() - LEASE, ReplicaRow.status.not_in(gone))
     if model is not None:
         query = query.where(ReplicaRow.model == model)
     return list(session.scalars(query.order_by(ReplicaRow.model, ReplicaRow.version)))
 
 
-def serving_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow]:
-    """Rows of adapters that have proven themselves, stale ones too: their replicas may run all the same."""
+def listed_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow]:
+    """Rows of adapters that have proven themselves, stale ones too: their replicas may run all the same.
+
+    Those of replicas that have stopped are among them.
+    """
     query = select(ReplicaRow).where(
         ReplicaRow.base.is_not(None),
-        ReplicaRow.status == ReplicaStatus.SERVING.value,
+        ReplicaRow.status.in_([ReplicaStatus.SERVING.value, ReplicaStatus.STOPPED.value]),
         ReplicaRow.model.in_(models),
     )
     return list(session.scalars(query))
 
 
 def everything(session: Session, model: str | None = None) -> list[ReplicaRow]:
-    """All rows, refused and stale ones too."""
-    query = select(ReplicaRow).order_by(ReplicaRow.model, ReplicaRow.version, ReplicaRow.replica)
+    """All rows but those of replicas that have stopped; refused and stale ones too."""
+    query = select(ReplicaRow).where(ReplicaRow.status != ReplicaStatus.STOPPED.value)
+    query = query.order_by(ReplicaRow.model, ReplicaRow.version, ReplicaRow.replica)
     if model is not None:
         query = query.where(ReplicaRow.model == model)
     return list(session.scalars(query))

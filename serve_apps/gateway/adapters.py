@@ -33,8 +33,8 @@ Table = Mapping[str, Mapping[str, Served]]
 class AdapterDirectory(Follower):
     """A directory of versions that run, with the adapters on top of them.
 
-    An adapter whose replicas are all gone stays listed, with none, until their leases run out, so
-    that requests wait for the replacement.
+    An adapter whose replicas are all gone, killed or stopped, stays listed, with none, until their
+    leases run out, so that requests wait for the replacement.
     """
 
     what = "adapters"
@@ -79,7 +79,7 @@ class AdapterDirectory(Follower):
 
     def _read(self, session: Session) -> None:
         heard = self._running.ready()
-        rows = replicas.serving_adapters(session, self._models)
+        rows = replicas.listed_adapters(session, self._models)
         self._table = build_table([row for row in rows if self._counts(row)])
         self._complete = self._complete or heard
 

@@ -46,12 +46,25 @@ def test_adapters_that_serve_are_told_as_such_stale_ones_too(database):
         report(session, "b", "v2", base="v1")
         stale = replicas.of_replica(session, "b", "v2")
         stale.seen_at = utc_now() - replicas.LEASE - timedelta(seconds=1)
-        found = replicas.serving_adapters(session, ["m", "n"])
+        found = replicas.listed_adapters(session, ["m", "n"])
         assert {(row.replica, row.version, row.base) for row in found} == {
             ("a", "v2", "v1"),
             ("b", "v2", "v1"),
         }
-        assert replicas.serving_adapters(session, ["n"]) == []
+        assert replicas.listed_adapters(session, ["n"]) == []
+
+
+def test_of_a_replica_that_stopped_the_adapters_are_listed_and_nothing_is_said_to_be_served(database):
+    with database.transaction() as session:
+        report(session, "a", "v1")
+        report(session, "a", "v2", base="v1")
+        report(session, "a", "v3", ReplicaStatus.PROVING, base="v1")
+        report(session, "b", "v2", base="v1")
+        replicas.forget(session, "a")
+        assert [row.replica for row in replicas.live(session)] == ["b"]
+        assert [row.replica for row in replicas.everything(session)] == ["b"]
+        found = replicas.listed_adapters(session, ["m"])
+        assert {(row.replica, row.version) for row in found} == {("a", "v2"), ("b", "v2")}
 
 
 def test_rows_of_the_long_lost_go_when_another_comes_and_refusals_stay(database):

@@ -79,7 +79,21 @@ def test_a_replica_that_serve_has_taken_away_is_out_at_once(database, directory,
     assert ids(directory, "v2") == []
     assert "v2" in directory.versions("m"), "requests wait for the replica that takes its place"
     with database.transaction() as session:
+        replicas.forget_version(session, "a", "v2")
+    directory._once()
+    assert directory.versions("m") == ["v1", "v5"], "one that is withdrawn is gone at once"
+
+
+def test_a_replica_that_stops_leaves_its_adapters_listed_for_their_lease(database, directory, running):
+    report(database, "a", "v2")
+    running.put("m", "v1")
+    with database.transaction() as session:
         replicas.forget(session, "a")
+    directory._once()
+    assert "v2" in directory.versions("m"), "requests wait for the replica that takes its place"
+    assert (ids(directory, "v2"), directory.host("m", "v2")) == ([], "v1")
+    with database.transaction() as session:
+        replicas.of_replica(session, "a", "v2").seen_at -= LEASE
     directory._once()
     assert directory.versions("m") == ["v1", "v5"]
 
