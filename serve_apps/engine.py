@@ -87,7 +87,13 @@ class VersionServer(LLMServer):
         app = await super().__serve_build_asgi_app__()
         ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
         ray_llm.add_middleware(app, TellTokens)
-        ray_llm.add_middleware(app, AnswerAsVersion, own=self._args.ref.version, find=self._adapters.find)
+        ray_llm.add_middleware(
+            app,
+            AnswerAsVersion,
+            own=self._args.ref.version,
+            find=self._adapters.find,
+            answering=self._adapters.answering,
+        )
         return app
 
     async def reconfigure(self, user_config: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,8 @@ class Adapters(Generic[HandleT]):
         self._rows = rows
         self._linger_s = linger_s
         self._drain_s = drain_s
+        self.answering: Counter[str] = Counter()
+        """Requests of each version that the replica has let in, which the engine may not know yet."""
         self._wanted: tuple[VersionRef, ...] = ()
         self._offers: dict[str, _Offer[HandleT]] = {}
         self._refused: dict[VersionRef, Exception] = {}
@@ -198,7 +201,7 @@ class Adapters(Generic[HandleT]):
     async def _let_go(self, ref: VersionRef, offer: _Offer[HandleT]) -> None:
         await asyncio.sleep(self._linger_s)
         for _ in range(round(self._drain_s / _LOOK_S)):
-            if not self._engine.in_flight(offer.handle):
+            if not (self.answering[ref.version] or self._engine.in_flight(offer.handle)):
                 break
             await asyncio.sleep(_LOOK_S)
         offer.unloading = True

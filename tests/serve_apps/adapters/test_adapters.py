@@ -167,6 +167,19 @@ async def test_one_that_goes_is_told_first_and_keeps_its_requests_to_their_end()
 
 
 @scenario
+async def test_a_request_that_the_engine_does_not_know_yet_keeps_it_too():
+    world = World()
+    await world.serve(V2)
+    world.adapters.answering["v2"] += 1
+    await world.serve()
+    await asyncio.sleep(0.05)
+    assert world.engine.loaded == {"v2#1"}
+    world.adapters.answering["v2"] -= 1
+    await world.quiet()
+    assert world.engine.loaded == set()
+
+
+@scenario
 async def test_requests_keep_it_for_so_long_and_no_longer():
     world = World(drain_s=0.05)
     await world.serve(V2)
