@@ -26,6 +26,9 @@ from typing import Any
 from serve_apps import engine_fork
 from serve_apps.serve_settings import HOOK_VARIABLE
 
+HOLDS_FOR = "2.60"
+"""Of Ray."""
+
 HOOK = "serve_apps.warm_worker.prepare"
 """Named in the runtime environment of a replica, for Ray to call before anything else there."""
 

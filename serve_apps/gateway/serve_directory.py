@@ -15,6 +15,9 @@ from typing import Any
 from cluster.errors import EnvironmentSetupError
 from serve_apps.gateway.directory import Replica
 
+HOLDS_FOR = "2.60"
+"""Of Ray."""
+
 LOOPBACK = "127.0.0.1"
 
 _PREFIX = "/_versions/"

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,10 @@ def test_the_variables_name_the_environment():
     assert one == same
     assert one[warm_worker.KEY_VARIABLE] != other[warm_worker.KEY_VARIABLE]
     assert one[HOOK_VARIABLE] == warm_worker.HOOK
+
+
+def test_the_private_call_holds_for_the_installed_ray():
+    assert version("ray").startswith(warm_worker.HOLDS_FOR + ".")
 
 
 def test_the_raylet_still_takes_the_call():
