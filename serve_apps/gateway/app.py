@@ -39,8 +39,6 @@ from serve_apps.gateway.upstream import Upstream
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
 
-_UNHEARD = "nothing was heard from the cluster yet"
-
 __all__ = ["PROXIED", "Gateway", "GatewayConfig", "build_app"]
 
 
@@ -187,7 +185,7 @@ class Gateway:
             await self._refuse(refusal, send, extra)
         elif not self._parts.directory.ready():
             # Prometheus keeps the list that it has.
-            await send_refusal(send, openai_errors.not_ready([_UNHEARD]), extra)
+            await send_refusal(send, openai_errors.not_ready([openai_errors.UNHEARD]), extra)
         else:
             found = [{"targets": list(self._parts.directory.gateways()), "labels": {}}]
             await send_json(send, found, extra)
@@ -198,7 +196,7 @@ class Gateway:
 
     def _missing(self) -> list[str]:
         if not self._parts.directory.ready():
-            return [_UNHEARD]
+            return [openai_errors.UNHEARD]
         if not self._parts.access.ready():
             return ["the API keys were not read yet"]
         return [reason for model in self._parts.config.models if (reason := self._missing_of(model))]

@@ -162,6 +162,7 @@ class Exchange:
             served=self._caller.usable(served),
             versions=self._parts.directory.versions,
             policy=self._parts.policies.get,
+            heard=self._parts.directory.ready(),
         )
         if isinstance(choice, Refusal):
             return choice

@@ -16,6 +16,9 @@ from cluster.errors import EnvironmentSetupError
 from serve_apps.gateway.directory import Replica
 from serve_apps.gateway.serve_plans import Place, ServePlans
 
+HOLDS_FOR = "2.60"
+"""Of Ray."""
+
 LOOPBACK = "127.0.0.1"
 
 _PREFIX = "/_versions/"
