@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import time
@@ -48,6 +49,14 @@ class Strength:
         except OSError:
             return False
 
+    def become_whole(self, after: str) -> None:
+        try:
+            wait_for(self.is_whole, f"full strength after: {after}", 240)
+        except AssertionError as error:
+            rows = self.endpoint.linnet("serve", "replicas")["data"]
+            told = json.dumps([self.endpoint.applications(), rows], indent=1)
+            raise AssertionError(f"{error}; lost {self.lost}, proven {sorted(self.proven)}: {told}") from None
+
 
 @pytest.fixture
 def strong(shared_endpoint) -> Iterator[Strength]:
@@ -89,7 +98,7 @@ def test_fifty_kills_in_twenty_minutes(strong, told):
                 strong.lost += 1
             wait_for(lambda pid=victim.pid: not psutil.pid_exists(pid), f"the end of it: {name}", 60)
             took_s = time.monotonic()
-            wait_for(strong.is_whole, f"full strength after: {name}", 240)
+            strong.become_whole(name)
             took_s = time.monotonic() - took_s
             TIMES.info("%s: whole after %.1f s; wrong: %s", name, took_s, comparison.wrong[-3:])
             time.sleep(draw.uniform(0.0, 2.0))
