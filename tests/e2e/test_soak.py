@@ -53,7 +53,7 @@ class Strength:
         try:
             wait_for(self.is_whole, f"full strength after: {after}", 240)
         except AssertionError as error:
-            rows = self.endpoint.linnet("serve", "replicas")["data"]
+            rows = self.endpoint.linnet("serve", "status", MODEL)["data"]
             told = json.dumps([self.endpoint.applications(), rows], indent=1)
             raise AssertionError(f"{error}; lost {self.lost}, proven {sorted(self.proven)}: {told}") from None
 
