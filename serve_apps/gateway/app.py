@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -187,8 +188,8 @@ class Gateway:
             # Prometheus keeps the list that it has.
             await send_refusal(send, openai_errors.not_ready([openai_errors.UNHEARD]), extra)
         else:
-            found = [{"targets": list(self._parts.directory.gateways()), "labels": {}}]
-            await send_json(send, found, extra)
+            gateways = await asyncio.to_thread(self._parts.directory.gateways)
+            await send_json(send, [{"targets": list(gateways), "labels": {}}], extra)
 
     async def _refuse(self, refusal: Refusal, send: Send, extra: RawHeaders) -> None:
         self._parts.metrics.refused(refusal.code)

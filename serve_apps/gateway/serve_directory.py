@@ -39,7 +39,7 @@ class ServeReplicaDirectory:
         self._client: Any = None
         self._own_ip = ""
         self._own_app = ""
-        self._gateways: tuple[str, ...] = ()
+        self._groups: list[Any] = []
         self._applications: dict[Place, str] = {}
         self._plans = ServePlans()
 
@@ -78,7 +78,7 @@ class ServeReplicaDirectory:
         """Replace the table by what the controller says."""
         groups = list(target_groups)
         self._table = build_table(groups, own_ip=self._own_ip)
-        self._gateways = addresses(groups, app=self._own_app, own_ip=self._own_ip)
+        self._groups = groups
         self._applications = applications(groups)
         self._plans.follow(self._applications)
         self._ready = True
@@ -108,8 +108,8 @@ class ServeReplicaDirectory:
         return version
 
     def gateways(self) -> Sequence[str]:
-        """Where each replica of this gateway's own application listens."""
-        return self._gateways
+        """Where each replica of this gateway's own application listens; tries out those of this host."""
+        return addresses(self._groups, app=self._own_app, own_ip=self._own_ip)
 
     def ready(self) -> bool:
         """Whether the controller has been heard once."""
