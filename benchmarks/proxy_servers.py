@@ -92,6 +92,9 @@ class _FixedDirectory:
         # As the directory of a Serve cluster does.
         return sorted(self._replicas)
 
+    def host(self, _model: str, version: str) -> str:
+        return version
+
     def gateways(self) -> Sequence[str]:
         return ()
 

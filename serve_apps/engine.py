@@ -30,14 +30,19 @@ from serve_apps.adapters.middleware import AnswerAsVersion, current
 from serve_apps.adapters.spec import read_adapters
 from serve_apps.counting import CountRequests
 from serve_apps.engine_load import EngineLoad
+from serve_apps.gateway import replica_key
 from serve_apps.liveness import Pulse, hung
 from serve_apps.memory import MemoryGuard
 from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
-from serve_apps.replica_rows import ReplicaRows
+from serve_apps.replica_door import GatewayOnly
+from serve_apps.replica_rows import NOT_WRITTEN, ReplicaRows
 from serve_apps.version_args import VersionArgs
 
 logger = logging.getLogger("ray.serve")
+
+ADAPTERS_WAIT_S = 120.0
+"""How long a new replica waits for its adapters before it answers; the rest comes while it serves."""
 
 
 class VersionServer(LLMServer):
@@ -90,16 +95,29 @@ class VersionServer(LLMServer):
         ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
         ray_llm.add_middleware(app, TellTokens)
         ray_llm.add_middleware(app, CountRequests, count=self._load.asked)
-        ray_llm.add_middleware(app, AnswerAsVersion, own=self._args.ref.version, find=self._adapters.find)
+        ray_llm.add_middleware(
+            app,
+            AnswerAsVersion,
+            own=self._args.ref.version,
+            find=self._adapters.find,
+            answering=self._adapters.answering,
+        )
+        ray_llm.add_middleware(app, GatewayOnly, key=os.environ.get(replica_key.VARIABLE))
         return app
 
     async def reconfigure(self, user_config: Any) -> None:
         """Serve's hook: called before the replica is RUNNING, and for each new `user_config`.
 
         Serve stops a replica whose hook raises, so this does not. It waits for the adapters the
-        first time, for a replica that takes the place of another is to serve what that one did;
-        later ones come while the replica answers.
+        first time, for a replica that takes the place of another is to serve what that one did, but
+        not for ever: the base is to be served too. Later ones come while the replica answers.
         """
+        try:
+            await self._reconfigure(user_config)
+        except Exception:
+            logger.exception("The user_config of %s was not followed.", self._args.ref)
+
+    async def _reconfigure(self, user_config: Any) -> None:
         first, self._configured = not self._configured, True
         try:
             self._adapters.want(read_adapters(user_config, self._args.ref))
@@ -108,8 +126,18 @@ class VersionServer(LLMServer):
             await self._tell(self._proof | {"user_config": error.message})
             return
         if first:
-            await self._adapters.settled()
+            await self._wait_for_adapters()
         await self._tell(self._proof)
+
+    async def _wait_for_adapters(self) -> None:
+        try:
+            await asyncio.wait_for(self._adapters.settled(), ADAPTERS_WAIT_S)
+        except TimeoutError:
+            logger.warning(
+                "%s serves without some of its adapters, which were not there within %g s.",
+                self._rows.replica,
+                ADAPTERS_WAIT_S,
+            )
 
     async def check_health(self) -> None:
         """Serve's health check; raises when the engine is dead, or the replica near its memory limit."""
@@ -131,7 +159,7 @@ class VersionServer(LLMServer):
         for task in self._tasks:
             task.cancel()
         self._adapters.close()
-        with contextlib.suppress(LinnetError):
+        with contextlib.suppress(*NOT_WRITTEN):
             await self._rows.forget_all()
 
     async def _start_engine(self) -> None:
@@ -205,17 +233,20 @@ class VersionServer(LLMServer):
 
     async def _renew(self) -> None:
         while True:
-            await self._keep_warm_worker()
+            try:
+                await self._adapters.renew({self._args.ref.version: ReplicaStatus.SERVING})
+                self._adapters.retry()
+                await self._keep_warm_worker()
+            except Exception:
+                # Without this loop the replica would be taken for lost.
+                logger.exception("A renewal of %s went wrong; the next one follows.", self._rows.replica)
             await asyncio.sleep(self._args.lease_s)
-            await self._tell()
-            await self._adapters.renew()
-            self._adapters.retry()
 
-    async def _tell(self, detail: dict[str, Any] | None = None) -> None:
+    async def _tell(self, detail: dict[str, Any]) -> None:
         try:
             await self._report(ReplicaStatus.SERVING, detail)
-        except LinnetError as error:
-            logger.warning("The lease of %s was not renewed: %s", self._rows.replica, error.message)
+        except NOT_WRITTEN as error:
+            logger.warning("The row of %s was not written: %s", self._rows.replica, error)
 
     async def _keep_warm_worker(self) -> None:
         if not self._args.warm_worker:

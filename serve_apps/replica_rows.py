@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from cluster.errors import LinnetError
 from cluster.refs import VersionRef
 from cluster.state import replicas
 from cluster.state.database import Database
 from cluster.state.replicas import ReplicaStatus
+
+NOT_WRITTEN = (LinnetError, SQLAlchemyError)
+"""What a database raises that does not answer, or takes no writes."""
 
 
 class ReplicaRows:
@@ -23,12 +30,16 @@ class ReplicaRows:
         """Write or renew the row of a version."""
         await asyncio.to_thread(self._report, version, status, detail)
 
+    async def renew(self, statuses: Mapping[str, ReplicaStatus]) -> None:
+        """Renew the rows of all these versions in one transaction."""
+        await asyncio.to_thread(self._renew, statuses)
+
     async def forget(self, version: str) -> None:
         """The replica serves this adapter no longer."""
         await asyncio.to_thread(self._forget, version)
 
     async def forget_all(self) -> None:
-        """The replica stops in good order."""
+        """The replica stops in good order; its adapters stay listed for their lease."""
         await asyncio.to_thread(self._forget_all)
 
     def _report(self, version: str, status: ReplicaStatus, detail: dict[str, Any] | None) -> None:
@@ -43,6 +54,11 @@ class ReplicaRows:
                 status=status,
                 detail=detail,
             )
+
+    def _renew(self, statuses: Mapping[str, ReplicaStatus]) -> None:
+        own = self._own
+        with self._database.transaction() as session:
+            replicas.renew(session, replica=self.replica, model=own.model, own=own.version, statuses=statuses)
 
     def _forget(self, version: str) -> None:
         with self._database.transaction() as session:

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import importlib
 import json
+import math
 import os
 import threading
 import time
@@ -24,6 +25,9 @@ from typing import Any
 
 from serve_apps import engine_fork
 from serve_apps.serve_settings import HOOK_VARIABLE
+
+HOLDS_FOR = "2.60"
+"""Of Ray."""
 
 HOOK = "serve_apps.warm_worker.prepare"
 """Named in the runtime environment of a replica, for Ray to call before anything else there."""
@@ -76,8 +80,7 @@ class WarmWorker:
             if not self._could_hold("warm", fcntl.LOCK_SH):
                 return False
             file.seek(0)
-            asked = file.read()
-            if asked and now - float(asked) < STARTING_S:
+            if abs(now - _number(file.read())) < STARTING_S:
                 return False
             file.truncate(0)
             file.write(str(now))
@@ -158,6 +161,14 @@ def _end_unused(own: WarmWorker) -> None:
         time.sleep(_LOOK_S)
 
 
+def _number(text: str) -> float:
+    # What a process that was killed has left half written is as good as nothing.
+    try:
+        return float(text)
+    except ValueError:
+        return -math.inf
+
+
 def _prestart() -> None:
     import ray
     from ray._private.grpc_utils import init_grpc_channel
@@ -181,5 +192,7 @@ def _prestart() -> None:
 def _raylet(node_id: str) -> str:
     import ray
 
-    node = next(node for node in ray.nodes() if node["NodeID"] == node_id)
+    node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
+    if node is None:
+        raise ConnectionError(f"Ray names no node {node_id}")
     return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import and_, delete, not_, select, update
 from sqlalchemy.orm import Session
 
 from cluster.state.tables import ReplicaRow, utc_now
@@ -15,6 +15,8 @@ from cluster.state.tables import ReplicaRow, utc_now
 LEASE = timedelta(seconds=60)
 
 _START = ("pause_s", "load_s", "prove_s")
+_KEPT = timedelta(days=1)
+"""For how long the row of a replica that was killed is kept; a refusal stays to be read."""
 
 
 class ReplicaStatus(StrEnum):
@@ -26,6 +28,8 @@ class ReplicaStatus(StrEnum):
     SERVING = "serving"
     REFUSED = "refused"
     ASLEEP = "asleep"
+    STOPPED = "stopped"
+    """Of an adapter whose replica has stopped in good order: listed for the lease, served by nobody."""
 
 
 def report(
@@ -41,6 +45,7 @@ def report(
     """Write or renew a replica's row for a version; `base` is its own one where this is an adapter."""
     row = session.get(ReplicaRow, (replica, version))
     if row is None:
+        _forget_long_lost(session)
         row = ReplicaRow(
             replica=replica, model=model, version=version, base=base, started_at=utc_now(), detail={}
         )
@@ -51,14 +56,45 @@ def report(
     session.flush()
 
 
+def renew(
+    session: Session, *, replica: str, model: str, own: str, statuses: Mapping[str, ReplicaStatus]
+) -> None:
+    """Renew all that a replica says, whose own version is `own`: one read and one write for its rows.
+
+    One that is missing, because it could not be written before, is written.
+    """
+    query, now = select(ReplicaRow).where(ReplicaRow.replica == replica), utc_now()
+    rows = {row.version: row for row in session.scalars(query) if row.version in statuses}
+    for version, row in rows.items():
+        row.status, row.seen_at = statuses[version].value, now
+    for version in statuses.keys() - rows.keys():
+        base = own if version != own else None
+        report(session, replica=replica, model=model, version=version, status=statuses[version], base=base)
+
+
 def forget(session: Session, replica: str) -> None:
-    """Remove a replica that stopped in good order, with all that it served."""
-    session.execute(delete(ReplicaRow).where(ReplicaRow.replica == replica))
+    """Remove a replica that stopped in good order.
+
+    The adapters that it served stay listed for their lease, so that requests wait for the replica that
+    takes its place. A version of its own is listed by Serve.
+    """
+    own = ReplicaRow.replica == replica
+    served = and_(ReplicaRow.base.is_not(None), ReplicaRow.status == ReplicaStatus.SERVING.value)
+    session.execute(delete(ReplicaRow).where(own, not_(served)))
+    session.execute(update(ReplicaRow).where(own).values(status=ReplicaStatus.STOPPED.value))
 
 
 def forget_version(session: Session, replica: str, version: str) -> None:
     """Remove what a replica said of one version."""
     session.execute(delete(ReplicaRow).where(ReplicaRow.replica == replica, ReplicaRow.version == version))
+
+
+def _forget_long_lost(session: Session) -> None:
+    session.execute(
+        delete(ReplicaRow).where(
+            ReplicaRow.seen_at < utc_now() - _KEPT, ReplicaRow.status != ReplicaStatus.REFUSED.value
+        )
+    )
 
 
 def of_replica(session: Session, replica: str, version: str) -> ReplicaRow | None:
@@ -67,10 +103,9 @@ def of_replica(session: Session, replica: str, version: str) -> ReplicaRow | Non
 
 
 def live(session: Session, model: str | None = None) -> list[ReplicaRow]:
-    """Replicas seen within the lease, refused ones left out."""
-    query = select(ReplicaRow).where(
-        ReplicaRow.seen_at >= utc_now() - LEASE, ReplicaRow.status != ReplicaStatus.REFUSED.value
-    )
+    """Replicas seen within the lease, refused and stopped ones left out."""
+    gone = [ReplicaStatus.REFUSED.value, ReplicaStatus.STOPPED.value]
+    query = select(ReplicaRow).where(ReplicaRow.seen_at >= utc_now() - LEASE, ReplicaRow.status.not_in(gone))
     if model is not None:
         query = query.where(ReplicaRow.model == model)
     return list(session.scalars(query.order_by(ReplicaRow.model, ReplicaRow.version)))
@@ -86,12 +121,14 @@ def serving(session: Session, names: Collection[str]) -> list[ReplicaRow]:
     return list(session.scalars(query))
 
 
-def serving_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow]:
-    """Live rows of adapters that have proven themselves."""
+def listed_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow]:
+    """Rows of adapters that have proven themselves, stale ones too: their replicas may run all the same.
+
+    Those of replicas that have stopped are among them.
+    """
     query = select(ReplicaRow).where(
         ReplicaRow.base.is_not(None),
-        ReplicaRow.status == ReplicaStatus.SERVING.value,
-        ReplicaRow.seen_at >= utc_now() - LEASE,
+        ReplicaRow.status.in_([ReplicaStatus.SERVING.value, ReplicaStatus.STOPPED.value]),
         ReplicaRow.model.in_(models),
     )
     return list(session.scalars(query))
@@ -103,8 +140,9 @@ def proven_at(row: ReplicaRow) -> datetime:
 
 
 def everything(session: Session, model: str | None = None) -> list[ReplicaRow]:
-    """All rows, refused and stale ones too."""
-    query = select(ReplicaRow).order_by(ReplicaRow.model, ReplicaRow.version, ReplicaRow.replica)
+    """All rows but those of replicas that have stopped; refused and stale ones too."""
+    query = select(ReplicaRow).where(ReplicaRow.status != ReplicaStatus.STOPPED.value)
+    query = query.order_by(ReplicaRow.model, ReplicaRow.version, ReplicaRow.replica)
     if model is not None:
         query = query.where(ReplicaRow.model == model)
     return list(session.scalars(query))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.errors import LinnetError
 from cluster.manifest import VersionManifest
 from cluster.refs import VersionRef
 from cluster.state.replicas import ReplicaStatus
+from serve_apps.replica_rows import NOT_WRITTEN
 
 logger = logging.getLogger("ray.serve")
 
@@ -51,6 +51,10 @@ class Rows(Protocol):
         """Write or renew the row of a version."""
         ...
 
+    async def renew(self, statuses: Mapping[str, ReplicaStatus]) -> None:
+        """Renew the rows of all these versions at once."""
+        ...
+
     async def forget(self, version: str) -> None:
         """The version is served no longer."""
         ...
@@ -64,6 +68,7 @@ class _Offer(Generic[HandleT]):
     """A proven adapter; `leaving` is the task that lets go of it, `unloading` its last part."""
 
     handle: HandleT
+    proof: dict[str, Any]
     leaving: asyncio.Task[None] | None = None
     unloading: bool = False
 
@@ -91,6 +96,8 @@ class Adapters(Generic[HandleT]):
         self._rows = rows
         self._linger_s = linger_s
         self._drain_s = drain_s
+        self.answering: Counter[str] = Counter()
+        """Requests of each version that the replica has let in, which the engine may not know yet."""
         self._wanted: tuple[VersionRef, ...] = ()
         self._offers: dict[str, _Offer[HandleT]] = {}
         self._refused: dict[VersionRef, Exception] = {}
@@ -118,13 +125,15 @@ class Adapters(Generic[HandleT]):
         if self._work is not None:
             await asyncio.shield(self._work)
 
-    async def renew(self) -> None:
-        """Say again how each stands, which keeps its lease."""
-        for ref in list(self._status):
-            async with self._writing:
-                status = self._status.get(ref)
-                if status not in (None, ReplicaStatus.REFUSED):
-                    await self._write(self._rows.report(ref.version, status))
+    async def renew(self, base: Mapping[str, ReplicaStatus]) -> None:
+        """Say again how each stands, and the base beside them, which keeps their leases."""
+        async with self._writing:
+            standing = {
+                ref.version: status
+                for ref, status in self._status.items()
+                if status is not ReplicaStatus.REFUSED
+            }
+            await self._write(self._rows.renew({**base, **standing}))
 
     def close(self) -> None:
         """The replica ends, and its engine with it."""
@@ -156,7 +165,7 @@ class Adapters(Generic[HandleT]):
             if not known.unloading:
                 known.leaving.cancel()
                 known.leaving = None
-                await self._tell(ref, ReplicaStatus.SERVING)
+                await self._tell(ref, ReplicaStatus.SERVING, known.proof)
                 return
             await asyncio.wait([known.leaving])
         began = time.monotonic()
@@ -172,8 +181,8 @@ class Adapters(Generic[HandleT]):
             await self._refuse(ref, handle, error)
             return
         took = {"load_s": round(loaded - began, 2), "prove_s": round(time.monotonic() - loaded, 2)}
-        self._offers[ref.version] = _Offer(handle)
-        await self._tell(ref, ReplicaStatus.SERVING, {"proven": proven, **took})
+        self._offers[ref.version] = offer = _Offer(handle, {"proven": proven, **took})
+        await self._tell(ref, ReplicaStatus.SERVING, offer.proof)
 
     async def _refuse(self, ref: VersionRef, handle: HandleT | None, error: Exception) -> None:
         self._refused[ref] = error
@@ -193,7 +202,7 @@ class Adapters(Generic[HandleT]):
     async def _let_go(self, ref: VersionRef, offer: _Offer[HandleT]) -> None:
         await asyncio.sleep(self._linger_s)
         for _ in range(round(self._drain_s / _LOOK_S)):
-            if not self._engine.in_flight(offer.handle):
+            if not (self.answering[ref.version] or self._engine.in_flight(offer.handle)):
                 break
             await asyncio.sleep(_LOOK_S)
         offer.unloading = True
@@ -218,8 +227,8 @@ class Adapters(Generic[HandleT]):
         """A row that could not be written is written with the next renewal, or runs out of its lease."""
         try:
             await write
-        except (LinnetError, SQLAlchemyError) as error:
-            logger.warning("The row of an adapter was not written: %s", error)
+        except NOT_WRITTEN as error:
+            logger.warning("A row of this replica was not written: %s", error)
 
 
 def sentence(error: Exception) -> str:

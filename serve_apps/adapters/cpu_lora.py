@@ -16,12 +16,18 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 HOLDS_FOR = "0.29"
 
-Rows = list[tuple[int, torch.Tensor]]
+Rows = list[tuple[int, torch.Tensor | slice]]
 
 
 def rows_by_adapter(slots: torch.Tensor) -> Rows:
-    """Each adapter's slot with the rows that it is for; -1 is the base, which has none."""
-    return [(slot, torch.nonzero(slots == slot).flatten()) for slot in slots.unique().tolist() if slot >= 0]
+    """Each adapter's slot with the rows that it is for; -1 is the base, which has none.
+
+    All rows are a slice, with which nothing is copied.
+    """
+    found = slots.unique().tolist()
+    if len(found) == 1 and found[0] >= 0:
+        return [(found[0], slice(0, len(slots)))]
+    return [(slot, torch.nonzero(slots == slot).flatten()) for slot in found if slot >= 0]
 
 
 class RowsByAdapter(PunicaWrapperCPU):
@@ -32,6 +38,25 @@ class RowsByAdapter(PunicaWrapperCPU):
         super().update_metadata(*arguments, **options)
         self._tokens = rows_by_adapter(self.token_lora_indices)
         self._samples = rows_by_adapter(self.sampler_indices)
+
+    def add_lora_linear(  # noqa: PLR0917 (as vLLM calls it)
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: tuple[torch.Tensor, ...],
+        lora_b_stacked: tuple[torch.Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        **_: Any,
+    ) -> None:
+        """`y[:, slice i] += scale * x @ a[i] @ b[i]`."""
+        whole, given = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        for slot, which in self._tokens:
+            rows, offset = given[which], 0
+            for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=False):
+                shrunk = rows @ _of_slot(a, slot, rows.dtype).T
+                _add(whole[:, offset : offset + width], which, shrunk, _of_slot(b, slot, y.dtype), scale)
+                offset += width
 
     def add_shrink(
         self,
@@ -102,8 +127,19 @@ def _expand(rows: Rows, y: torch.Tensor, x: torch.Tensor, stacked: torch.Tensor,
         weights = _of_slot(stacked, slot, y.dtype)
         # The adapter and the model may be padded to different widths.
         width = min(weights.shape[0], y.shape[1])
-        product = (x[which].to(y.dtype) @ weights.T)[:, :width]
-        y[which, :width] = y[which, :width] + product if add else product
+        if not add:
+            y[which, :width] = 0
+        _add(y[:, :width], which, x[which], weights[:width], 1.0)
+
+
+def _add(
+    y: torch.Tensor, which: torch.Tensor | slice, x: torch.Tensor, weights: torch.Tensor, scale: float
+) -> None:
+    """`y[which] += scale * x @ weights.T`, in place."""
+    if isinstance(which, slice):
+        y[which].addmm_(x.to(y.dtype), weights.T, alpha=scale)
+    else:
+        y.index_add_(0, which, x.to(y.dtype) @ weights.T, alpha=scale)
 
 
 def _of_slot(stacked: torch.Tensor, slot: int, dtype: torch.dtype) -> torch.Tensor:

@@ -6,6 +6,7 @@ is a header, which no caller can send: the gateway takes theirs away.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from typing import Any
@@ -25,13 +26,15 @@ class AnswerAsVersion:
     """Wraps vLLM's application; `find` gives the adapter of a version, if the replica has it.
 
     One that it has not, or no longer, is answered by 503 without a body: the gateway then asks
-    another replica.
+    another replica. `answering` counts the requests of each version from here to their ends: the engine
+    knows of one only once its body has been read.
     """
 
-    def __init__(self, app: Any, own: str, find: Callable[[str], Any]) -> None:
+    def __init__(self, app: Any, own: str, find: Callable[[str], Any], answering: Counter[str]) -> None:
         self._app = app
         self._own = own
         self._find = find
+        self._answering = answering
 
     async def __call__(
         self,
@@ -50,9 +53,11 @@ class AnswerAsVersion:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         token = current.set(adapter)
+        self._answering[version] += 1
         try:
             await self._app(scope, receive, send)
         finally:
+            self._answering[version] -= 1
             current.reset(token)
 
 

@@ -1,7 +1,8 @@
 """Adapters in a gateway's directory: their rows in the state database, joined with who runs by Serve.
 
-A replica's row says what it has loaded and proven, Serve says whether it is there. Both must hold: a
-row outlives a replica that was killed by its lease.
+A replica's row says what it has loaded and proven, Serve says whether it is there. Both must hold for
+it to be asked. A row out of its lease counts as long as Serve names the replica: where the database
+takes no writes nobody can renew, and all are well.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ Table = Mapping[str, Mapping[str, Served]]
 class AdapterDirectory(Follower):
     """A directory of versions that run, with the adapters on top of them.
 
-    An adapter whose replicas are all gone stays listed, with none, until their leases run out, so
-    that requests wait for the replacement.
+    An adapter whose replicas are all gone, killed or stopped, stays listed, with none, until their
+    leases run out, so that requests wait for the replacement.
     """
 
     what = "adapters"
@@ -49,6 +50,7 @@ class AdapterDirectory(Follower):
         self._running = running
         self._models = tuple(models)
         self._table: Table = {}
+        self._complete = False
 
     def replicas(self, model: str, version: str) -> Sequence[Replica]:
         """Running replicas of a version; of an adapter those that have proven it."""
@@ -80,15 +82,22 @@ class AdapterDirectory(Follower):
         return self._running.gateways()
 
     def ready(self) -> bool:
-        """Whether the controller has been heard once."""
-        return self._running.ready()
+        """Whether the controller has been heard, and the adapters have been read since."""
+        return self._complete
 
     def _read(self, session: Session) -> None:
-        self._table = build_table(replicas.serving_adapters(session, self._models))
+        heard = self._running.ready()
+        rows = replicas.listed_adapters(session, self._models)
+        self._table = build_table([row for row in rows if self._counts(row)])
+        self._complete = self._complete or heard
+
+    def _counts(self, row: ReplicaRow) -> bool:
+        running = self._running.replicas(row.model, row.base or row.version)
+        return not replicas.is_stale(row) or any(replica.id == row.replica for replica in running)
 
 
 def build_table(rows: Sequence[ReplicaRow]) -> Table:
-    """Model -> adapter -> who serves it, from live rows of adapters."""
+    """Model -> adapter -> who serves it, from the rows of adapters that count."""
     found: dict[str, dict[str, tuple[str, set[str]]]] = {}
     for row in rows:
         if row.base is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -38,8 +39,6 @@ from serve_apps.gateway.trace import Tracer
 from serve_apps.gateway.upstream import Upstream
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
-
-_UNHEARD = "nothing was heard from the cluster yet"
 
 __all__ = ["PROXIED", "Gateway", "GatewayConfig", "build_app"]
 
@@ -187,10 +186,10 @@ class Gateway:
             await self._refuse(refusal, send, extra)
         elif not self._parts.directory.ready():
             # Prometheus keeps the list that it has.
-            await send_refusal(send, openai_errors.not_ready([_UNHEARD]), extra)
+            await send_refusal(send, openai_errors.not_ready([openai_errors.UNHEARD]), extra)
         else:
-            found = [{"targets": list(self._parts.directory.gateways()), "labels": {}}]
-            await send_json(send, found, extra)
+            gateways = await asyncio.to_thread(self._parts.directory.gateways)
+            await send_json(send, [{"targets": list(gateways), "labels": {}}], extra)
 
     async def _refuse(self, refusal: Refusal, send: Send, extra: RawHeaders) -> None:
         self._parts.metrics.refused(refusal.code)
@@ -198,7 +197,7 @@ class Gateway:
 
     def _missing(self) -> list[str]:
         if not self._parts.directory.ready():
-            return [_UNHEARD]
+            return [openai_errors.UNHEARD]
         if not self._parts.access.ready():
             return ["the API keys were not read yet"]
         return [reason for model in self._parts.config.models if (reason := self._missing_of(model))]

@@ -10,7 +10,9 @@ import socket
 from typing import Any
 
 GONE_AFTER_S = 5
-"""Without a sign of life for so long, asked for one each second, the host is gone."""
+"""Without a sign of life on a connection at rest for so long, asked for one each second, the host is gone."""
+UNTAKEN_S = 10
+"""Nor is what was sent taken for so long by a host that is there, unless its replica stands still."""
 
 _SILENT_S = 2
 _EVERY_S = 1
@@ -19,7 +21,7 @@ _LINUX_OPTIONS = {
     "TCP_KEEPIDLE": _SILENT_S,
     "TCP_KEEPINTVL": _EVERY_S,
     "TCP_KEEPCNT": (GONE_AFTER_S - _SILENT_S) // _EVERY_S,
-    "TCP_USER_TIMEOUT": GONE_AFTER_S * 1000,
+    "TCP_USER_TIMEOUT": UNTAKEN_S * 1000,
 }
 
 

@@ -32,7 +32,7 @@ from serve_apps.tracing.opening import open_tracer
 
 # `max_in_flight` and `max_queue` bound what runs and what waits, and answer what is beyond them.
 _MAX_ONGOING_REQUESTS = 10_000
-_ENVIRONMENT = {HOOK_VARIABLE: lean_process.HOOK, "MALLOC_ARENA_MAX": "2", **ONE_LOOP}
+_ENVIRONMENT = {HOOK_VARIABLE: lean_process.HOOK, **ONE_LOOP}
 
 
 class Gateway:

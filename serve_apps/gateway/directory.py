@@ -43,7 +43,10 @@ class ReplicaDirectory(Protocol):
         ...
 
     def gateways(self) -> Sequence[str]:
-        """Addresses, as `host:port`, of the gateways that answer beside and including this one."""
+        """Addresses, as `host:port`, of the gateways that answer beside and including this one.
+
+        It may connect to some: ask in a thread.
+        """
         ...
 
     def ready(self) -> bool:

@@ -12,6 +12,7 @@ from serve_apps.gateway.access import ANONYMOUS
 from serve_apps.gateway.admission import Slot
 from serve_apps.gateway.asgi import (
     HangUp,
+    Message,
     RawHeaders,
     Receive,
     Scope,
@@ -161,6 +162,7 @@ class Exchange:
             served=self._caller.usable(served),
             versions=self._parts.directory.versions,
             policy=self._parts.policies.get,
+            heard=self._parts.directory.ready(),
         )
         if isinstance(choice, Refusal):
             return choice
@@ -218,8 +220,8 @@ class Exchange:
         choice, status = call.choice, answer.status
         self._begun = True
         last = b""
-        await self._send(start_message(status, self._signed(answer.headers, choice)))
-        while (broken_by := await self._pass_on(answer, stream, hang_up)) is not None:
+        head: Message | None = start_message(status, self._signed(answer.headers, choice))
+        while (broken_by := await self._pass_on(answer, stream, hang_up, head)) is not None:
             _log.warning("a stream of %s:%s broke: %r", choice.model, choice.version, broken_by)
             call.rule_out(answer.replica_id)
             self._parts.watch.missed(answer.replica_id, Signal.DROPPED)
@@ -231,12 +233,17 @@ class Exchange:
                 break
             self._parts.watch.continued(answer.replica_id)
             answer = further
+            head = {"type": "http.response.body", "body": MARK, "more_body": True} if stream.sampled else None
         self._complete(status, hang_up)
         await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _pass_on(self, answer: Answer, stream: Stream, hang_up: HangUp) -> Exception | None:
-        """Send what a replica sends; returns the error that ended it before the stream's end."""
+    async def _pass_on(
+        self, answer: Answer, stream: Stream, hang_up: HangUp, head: Message | None
+    ) -> Exception | None:
+        """Send `head` and what a replica sends; returns the error that ended it before the stream's end."""
         try:
+            if head is not None:
+                await self._send(head)
             await self._send_events(stream.take(answer.first), answer, stream, hang_up)
             async for ready in answer.rest():
                 await self._send_events(stream.take(ready), answer, stream, hang_up)
@@ -281,8 +288,6 @@ class Exchange:
         if isinstance(answer, Answer):
             self._parts.metrics.continued(choice.model, choice.version)
             self._notes.continued += 1
-            if stream.sampled:
-                await self._send({"type": "http.response.body", "body": MARK, "more_body": True})
         return answer
 
     def _complete(self, status: int, hang_up: HangUp) -> None:

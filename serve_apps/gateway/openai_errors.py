@@ -211,6 +211,9 @@ def no_policy(model: str) -> Refusal:
     return Refusal(503, message, _SERVER, "no_stable_version", retry_after_s=1.0)
 
 
+UNHEARD = "nothing was heard from the cluster yet"
+
+
 def not_ready(reasons: Iterable[str]) -> Refusal:
     """503 of `/readyz`, and of what needs to have heard from the cluster."""
     return Refusal(503, f"Not ready: {'; '.join(reasons)}.", _SERVER, "not_ready", retry_after_s=1.0)

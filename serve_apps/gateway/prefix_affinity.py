@@ -6,6 +6,7 @@ the gateway calls replicas by HTTP.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 
 from serve_apps.gateway.directory import Replica, ReplicaDirectory
@@ -13,9 +14,12 @@ from serve_apps.gateway.ray_prefix_tree import new_tree
 from serve_apps.gateway.routing import RoutingConfig
 from serve_apps.gateway.selection import Choice
 
+_PRIVATE_USE, _PRIVATE_USE_SIZE = 0xE000, 0x1900
+"""Characters that stand for nothing in Unicode."""
+
 
 class VersionPrefixes:
-    """What each replica of one version was sent, by this gateway."""
+    """What each replica of one version, and of the adapters on it, was sent by this gateway."""
 
     def __init__(self, config: RoutingConfig) -> None:
         self._config = config
@@ -61,16 +65,22 @@ class VersionPrefixes:
 
 
 class PrefixAffinity:
-    """The prefixes of each version that has several replicas."""
+    """The prefixes of each version that has several replicas.
+
+    Adapters share their base's replicas, and its bound of memory. They share no prefixes with it,
+    for an engine computes the same text otherwise for each.
+    """
 
     def __init__(self, config: RoutingConfig, directory: ReplicaDirectory) -> None:
         self._config = config
         self._directory = directory
         self._versions: dict[Choice, VersionPrefixes] = {}
 
-    def of(self, choice: Choice, running: Sequence[Replica]) -> VersionPrefixes | None:
-        """Those of a version with these replicas; None where there is no choice."""
-        found = self._versions.get(choice)
+    def of(self, choice: Choice) -> VersionPrefixes | None:
+        """Those of the replicas that answer for a version; None where there is no choice."""
+        host = Choice(choice.model, self._directory.host(choice.model, choice.version))
+        running = self._directory.replicas(host.model, host.version)
+        found = self._versions.get(host)
         # The directory makes a new sequence when something has changed, and only then.
         if found is not None and found.replicas is running:
             return found
@@ -78,12 +88,18 @@ class PrefixAffinity:
             return None
         self._forget_versions()
         if len(running) < 2:
-            self._versions.pop(choice, None)
+            self._versions.pop(host, None)
             return None
         if found is None:
-            found = self._versions[choice] = VersionPrefixes(self._config)
+            found = self._versions[host] = VersionPrefixes(self._config)
         found.follow(running)
         return found
+
+    def begin(self, choice: Choice, text: str) -> str:
+        """The text as it is remembered for a version: an adapter's begins with a character of its own."""
+        if self._directory.host(choice.model, choice.version) == choice.version:
+            return text
+        return chr(_PRIVATE_USE + zlib.crc32(choice.version.encode()) % _PRIVATE_USE_SIZE) + text
 
     def _forget_versions(self) -> None:
         for choice in list(self._versions):

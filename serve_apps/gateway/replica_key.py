@@ -8,7 +8,10 @@ from cluster.errors import EnvironmentSetupError
 from serve_apps.gateway.config import Auth
 
 VARIABLE = "VLLM_API_KEY"
-"""vLLM's own: with it set, a replica refuses requests that do not carry its value as a bearer token."""
+"""vLLM's own: with it set, a replica refuses requests that do not carry its value as a bearer token.
+
+All of them, by `serve_apps/replica_door.py`; vLLM itself guards a part of its routes.
+"""
 
 
 def replica_key(auth: Auth, environ: Mapping[str, str]) -> str | None:

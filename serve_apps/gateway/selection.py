@@ -59,8 +59,12 @@ def select(
     served: Sequence[str],
     versions: Callable[[str], Sequence[str]],
     policy: Callable[[str], TrafficPolicy | None],
+    heard: bool,
 ) -> Choice | Refusal:
-    """Pick the version: a pin in the header or in the model's name wins, else the split decides."""
+    """Pick the version: a pin in the header or in the model's name wins, else the split decides.
+
+    Before the cluster was `heard` the versions are not all known, and none is called unknown.
+    """
     if ask.model is None and len(served) != 1:
         return openai_errors.missing_model(served)
     text = served[0] if ask.model is None else ask.model
@@ -71,7 +75,8 @@ def select(
     live = policy(model)
     pin = _text(_first(headers, PIN_HEADER))
     if label or pin:
-        return _pinned(model, label, pin, [*versions(model), *(live.weights() if live else ())])
+        known = [*versions(model), *(live.weights() if live else ())]
+        return _pinned(model, label, pin, known, heard=heard)
     if live is None:
         return openai_errors.no_policy(model)
     return Choice(model, route(live, split_key(headers, ask.user)))
@@ -93,9 +98,11 @@ def bearer(headers: RawHeaders) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _pinned(model: str, label: str, pin: str, known: Sequence[str]) -> Choice | Refusal:
+def _pinned(model: str, label: str, pin: str, known: Sequence[str], *, heard: bool) -> Choice | Refusal:
     if label and pin and label != pin:
         return openai_errors.contradiction(f"{model}:{label}", pin)
+    if not heard and (label or pin) not in known:
+        return openai_errors.not_ready([openai_errors.UNHEARD])
     if label and label not in known:
         return openai_errors.unknown_model(f"{model}:{label}", [model, *(f"{model}:{v}" for v in known)])
     if pin and pin not in known:

@@ -16,6 +16,9 @@ from cluster.errors import EnvironmentSetupError
 from serve_apps.gateway.directory import Replica
 from serve_apps.gateway.serve_plans import Place, ServePlans
 
+HOLDS_FOR = "2.60"
+"""Of Ray."""
+
 LOOPBACK = "127.0.0.1"
 
 _PREFIX = "/_versions/"
@@ -36,7 +39,7 @@ class ServeReplicaDirectory:
         self._client: Any = None
         self._own_ip = ""
         self._own_app = ""
-        self._gateways: tuple[str, ...] = ()
+        self._groups: list[Any] = []
         self._applications: dict[Place, str] = {}
         self._plans = ServePlans()
 
@@ -75,7 +78,7 @@ class ServeReplicaDirectory:
         """Replace the table by what the controller says."""
         groups = list(target_groups)
         self._table = build_table(groups, own_ip=self._own_ip)
-        self._gateways = addresses(groups, app=self._own_app, own_ip=self._own_ip)
+        self._groups = groups
         self._applications = applications(groups)
         self._plans.follow(self._applications)
         self._ready = True
@@ -105,8 +108,8 @@ class ServeReplicaDirectory:
         return version
 
     def gateways(self) -> Sequence[str]:
-        """Where each replica of this gateway's own application listens."""
-        return self._gateways
+        """Where each replica of this gateway's own application listens; tries out those of this host."""
+        return addresses(self._groups, app=self._own_app, own_ip=self._own_ip)
 
     def ready(self) -> bool:
         """Whether the controller has been heard once."""

@@ -100,7 +100,7 @@ class Call:
         """The call that goes on with its stream on another replica."""
         headers = self.headers.copy()
         headers["Content-Type"] = RESUME_TYPE
-        return replace(self, headers=headers, body=pack(resume, self.body), goes_on=True)
+        return replace(self, headers=headers, fault=None, body=pack(resume, self.body), goes_on=True)
 
 
 class Answer:
@@ -252,9 +252,11 @@ class Upstream:
 
     def _pick(self, call: Call, running: Sequence[Replica]) -> Replica | None:
         standbys = self._standbys(call.choice.model, call.choice.version)
-        prefixes = self._affinity.of(call.choice, running) if self._affinity is not None else None
-        if prefixes is None or not (text := call.text()):
+        affinity = self._affinity
+        prefixes = affinity.of(call.choice) if affinity is not None else None
+        if affinity is None or prefixes is None or not (text := call.text()):
             return self._balancer.pick(running, call.strikes, standbys=standbys)
+        text = affinity.begin(call.choice, text)
         prefer = partial(prefixes.narrow, text)
         replica = self._balancer.pick(running, call.strikes, standbys=standbys, prefer=prefer)
         if replica is not None:

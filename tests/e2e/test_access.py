@@ -64,9 +64,10 @@ def test_a_key_opens_the_endpoint_until_it_is_revoked_and_its_requests_are_logge
     wait_for(lambda: status(f"{guarded.url}/v1/models", key) == 401, "the revoked key is refused", 10)
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/invocations", "/tokenize", "/metrics"])
 @pytest.mark.parametrize("key", [None, "sk-linnet-none"])
-def test_nobody_goes_around_the_gateway(guarded, key):
-    around = f"{guarded.url}/_versions/{MODEL}/v1/v1/completions"
+def test_nobody_goes_around_the_gateway(guarded, path, key):
+    around = f"{guarded.url}/_versions/{MODEL}/v1{path}"
     assert status(around, key, {"model": MODEL, "prompt": "Once", "max_tokens": 1}) == 401
 
 

@@ -16,7 +16,7 @@ from tests.e2e import processes
 from tests.e2e.test_same_bodies import CHATS, OTHERS, TEXTS
 from tests.support.endpoint import MODEL
 
-pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SECONDS = 600
 EXAMPLES = 200

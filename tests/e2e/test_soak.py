@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import random
 import time
 from collections import Counter
@@ -15,7 +17,10 @@ from tests.e2e import processes
 from tests.e2e.comparison import PROMPTS, RETRIES, Comparison, ask
 from tests.support.endpoint import MODEL, Endpoint, wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(5400)]
+
+# `--log-cli-level=info` shows each kill.
+TIMES = logging.getLogger(__name__)
 
 KILLS = 50
 SECONDS = 1200
@@ -43,6 +48,14 @@ class Strength:
             return len(processes.answering_gateways(self.endpoint)) >= 2
         except OSError:
             return False
+
+    def become_whole(self, after: str) -> None:
+        try:
+            wait_for(self.is_whole, f"full strength after: {after}", 240)
+        except AssertionError as error:
+            rows = self.endpoint.linnet("serve", "status", MODEL)["data"]
+            told = json.dumps([self.endpoint.applications(), rows], indent=1)
+            raise AssertionError(f"{error}; lost {self.lost}, proven {sorted(self.proven)}: {told}") from None
 
 
 @pytest.fixture
@@ -84,7 +97,10 @@ def test_fifty_kills_in_twenty_minutes(strong, told):
             else:
                 strong.lost += 1
             wait_for(lambda pid=victim.pid: not psutil.pid_exists(pid), f"the end of it: {name}", 60)
-            wait_for(strong.is_whole, f"full strength after: {name}", 240)
+            took_s = time.monotonic()
+            strong.become_whole(name)
+            took_s = time.monotonic() - took_s
+            TIMES.info("%s: whole after %.1f s; wrong: %s", name, took_s, comparison.wrong[-3:])
             time.sleep(draw.uniform(0.0, 2.0))
     replica_kills = sum(counts.values()) - counts["gateway killed"]
     receipts = wait_for(lambda: complete(endpoint, replica_kills), "a receipt for each", 60)

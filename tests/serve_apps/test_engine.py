@@ -7,6 +7,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.errors import StorageError
 from cluster.refs import VersionRef
@@ -20,12 +21,18 @@ class FakeAdapters:
     def __init__(self):
         self.wanted = None
         self.waits = 0
+        self.fails: Exception | None = None
 
     def want(self, refs):
         self.wanted = refs
 
     async def settled(self):
         self.waits += 1
+        if self.fails:
+            raise self.fails
+
+    def retry(self):
+        pass
 
 
 @pytest.fixture
@@ -33,7 +40,7 @@ def server():
     from serve_apps.engine import VersionServer
 
     made = SimpleNamespace(
-        _args=VersionArgs(version="m:v1"),
+        _args=VersionArgs(version="m:v1", lease_s=0.01),
         _configured=False,
         _proof={"proven": 4},
         _adapters=FakeAdapters(),
@@ -44,7 +51,15 @@ def server():
         made.told.append(detail)
 
     made._rows = SimpleNamespace(report=report, replica="r")
-    for name in ("reconfigure", "_tell", "_report"):
+    for name in (
+        "reconfigure",
+        "_reconfigure",
+        "_renew",
+        "_keep_warm_worker",
+        "_tell",
+        "_wait_for_adapters",
+        "_report",
+    ):
         setattr(made, name, partial(getattr(VersionServer, name), made))
     return made
 
@@ -69,14 +84,59 @@ def test_a_bad_user_config_changes_nothing_and_is_told_until_a_good_one_comes(se
 
 
 @pytest.mark.engine
-def test_a_database_that_is_away_does_not_stop_it(server):
+@pytest.mark.parametrize("error", [StorageError("away"), SQLAlchemyError("read only")])
+def test_a_database_that_is_away_does_not_stop_it(server, error):
     async def away(*_):
-        raise StorageError("away")
+        raise error
 
     server._rows.report = away
+    asyncio.run(server._tell({}))
     asyncio.run(server.reconfigure({"adapters": ["m:v2"]}))
     asyncio.run(server.reconfigure({"adaptors": []}))
     assert server._adapters.wanted == (V2,)
+
+
+@pytest.mark.engine
+def test_an_adapter_that_never_comes_does_not_keep_the_base_from_serving(server, monkeypatch):
+    monkeypatch.setattr("serve_apps.engine.ADAPTERS_WAIT_S", 0.01)
+    server._adapters.settled = asyncio.Event().wait
+
+    async def run():
+        async with asyncio.timeout(20):
+            await server.reconfigure({"adapters": ["m:v2"]})
+
+    asyncio.run(run())
+    assert server.told == [{"proven": 4}]
+
+
+@pytest.mark.engine
+def test_whatever_goes_wrong_reconfigure_does_not_raise(server):
+    server._adapters.fails = RuntimeError("a defect")
+    asyncio.run(server.reconfigure({"adapters": ["m:v2"]}))
+    assert server._adapters.waits == 1
+
+
+@pytest.mark.engine
+def test_the_rows_are_renewed_whatever_went_wrong_and_before_the_warm_worker(server, monkeypatch):
+    steps = []
+
+    async def renew(base):
+        assert base == {"v1": "serving"}
+        steps.append("rows")
+        if steps.count("rows") == 2:
+            raise RuntimeError("a defect")
+        if steps.count("rows") == 4:
+            raise asyncio.CancelledError
+
+    def keep_one():
+        steps.append("warm worker")
+        raise ValueError("another")
+
+    server._adapters.renew = renew
+    monkeypatch.setattr("serve_apps.warm_worker.keep_one", keep_one)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(server._renew())
+    assert steps == ["rows", "warm worker", "rows", "rows", "warm worker", "rows"]
 
 
 def test_a_user_config_that_is_taken_out_again_is_an_empty_one(monkeypatch):

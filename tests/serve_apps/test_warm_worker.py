@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,25 @@ def test_a_host_without_one_asks_once(tmp_path):
     assert second.is_missing(now=1000.0 + STARTING_S)
 
 
+def test_a_clock_that_was_set_back_does_not_keep_it_from_asking(tmp_path):
+    own = here(tmp_path)
+    assert own.is_missing(now=9000.0)
+    assert own.is_missing(now=1000.0)
+    assert not own.is_missing(now=1000.0 + STARTING_S / 2)
+
+
+@pytest.mark.parametrize("left", ["", "17e", "nan"])
+def test_what_is_no_time_is_no_reason_not_to_ask(tmp_path, left):
+    (tmp_path / f"linnet-asking-{KEY}").write_text(left)
+    assert here(tmp_path).is_missing(now=1000.0)
+
+
+def test_a_node_that_ray_does_not_name_is_an_error_that_is_told(monkeypatch):
+    monkeypatch.setattr("ray.nodes", lambda: [{"NodeID": "b"}])
+    with pytest.raises(OSError, match="no node a"):
+        warm_worker._raylet("a")
+
+
 def test_the_first_process_is_the_warm_one_until_it_is_taken(tmp_path, elsewhere):
     assert elsewhere("offer").told == ["True"]
     own = here(tmp_path)
@@ -96,6 +116,10 @@ def test_the_variables_name_the_environment():
     assert one == same
     assert one[warm_worker.KEY_VARIABLE] != other[warm_worker.KEY_VARIABLE]
     assert one[HOOK_VARIABLE] == warm_worker.HOOK
+
+
+def test_the_private_call_holds_for_the_installed_ray():
+    assert version("ray").startswith(warm_worker.HOLDS_FOR + ".")
 
 
 def test_the_raylet_still_takes_the_call():

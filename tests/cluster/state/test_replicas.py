@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
 from cluster.state import database as databases
 from cluster.state import replicas
@@ -37,7 +37,7 @@ def test_a_replica_has_a_row_for_each_version_that_it_serves(database):
         assert [(row.replica, row.version) for row in replicas.live(session)] == [("b", "v1")]
 
 
-def test_only_live_adapters_that_serve_are_told_as_such(database):
+def test_adapters_that_serve_are_told_as_such_stale_ones_too(database):
     with database.transaction() as session:
         report(session, "a", "v1")
         report(session, "a", "v2", base="v1")
@@ -46,9 +46,77 @@ def test_only_live_adapters_that_serve_are_told_as_such(database):
         report(session, "b", "v2", base="v1")
         stale = replicas.of_replica(session, "b", "v2")
         stale.seen_at = utc_now() - replicas.LEASE - timedelta(seconds=1)
-        found = replicas.serving_adapters(session, ["m", "n"])
-        assert [(row.replica, row.version, row.base) for row in found] == [("a", "v2", "v1")]
-        assert replicas.serving_adapters(session, ["n"]) == []
+        found = replicas.listed_adapters(session, ["m", "n"])
+        assert {(row.replica, row.version, row.base) for row in found} == {
+            ("a", "v2", "v1"),
+            ("b", "v2", "v1"),
+        }
+        assert replicas.listed_adapters(session, ["n"]) == []
+
+
+def test_of_a_replica_that_stopped_the_adapters_are_listed_and_nothing_is_said_to_be_served(database):
+    with database.transaction() as session:
+        report(session, "a", "v1")
+        report(session, "a", "v2", base="v1")
+        report(session, "a", "v3", ReplicaStatus.PROVING, base="v1")
+        report(session, "b", "v2", base="v1")
+        replicas.forget(session, "a")
+        assert [row.replica for row in replicas.live(session)] == ["b"]
+        assert [row.replica for row in replicas.everything(session)] == ["b"]
+        found = replicas.listed_adapters(session, ["m"])
+        assert {(row.replica, row.version) for row in found} == {("a", "v2"), ("b", "v2")}
+
+
+def test_rows_of_the_long_lost_go_when_another_comes_and_refusals_stay(database):
+    ages = {"lost": 25, "lost lately": 23, "refused": 25}
+    with database.transaction() as session:
+        for replica in ages:
+            refused = replica == "refused"
+            report(session, replica, "v1", ReplicaStatus.REFUSED if refused else ReplicaStatus.SERVING)
+        for replica, hours in ages.items():
+            replicas.of_replica(session, replica, "v1").seen_at -= timedelta(hours=hours)
+        report(session, "new", "v1")
+        assert [row.replica for row in replicas.everything(session)] == ["lost lately", "new", "refused"]
+
+
+def test_all_rows_of_a_replica_are_renewed_by_one_statement(database):
+    ago = utc_now() - timedelta(hours=1)
+    with database.transaction() as session:
+        for version in ("v1", "v2", "v3", "v4"):
+            report(session, "a", version, base=None if version == "v1" else "v1", detail={"proven": 4})
+            replicas.of_replica(session, "a", version).seen_at = ago
+        report(session, "b", "v2", base="v1")
+    statuses = dict.fromkeys(["v1", "v2", "v3"], ReplicaStatus.SERVING)
+    updates = []
+
+    def count(_connection, _cursor, statement, *_):
+        updates.extend([statement] if statement.startswith("UPDATE") else [])
+
+    event.listen(database._engine, "before_cursor_execute", count)
+    with database.transaction() as session:
+        replicas.renew(session, replica="a", model="m", own="v1", statuses=statuses)
+    assert len(updates) == 1
+    with database.snapshot() as session:
+        stale = {row.version for row in replicas.everything(session) if replicas.is_stale(row)}
+        assert stale == {"v4"}, "what is not said again is not renewed"
+        assert replicas.of_replica(session, "a", "v2").detail == {"proven": 4}
+
+
+def test_a_renewal_writes_what_could_not_be_written_before(database):
+    with database.transaction() as session:
+        report(session, "a", "v2", ReplicaStatus.PROVING, base="v1")
+        replicas.of_replica(session, "a", "v2").seen_at -= timedelta(days=2)
+    with database.transaction() as session:
+        replicas.renew(
+            session,
+            replica="a",
+            model="m",
+            own="v1",
+            statuses=dict.fromkeys(["v1", "v2", "v3"], ReplicaStatus.SERVING),
+        )
+    with database.snapshot() as session:
+        found = [(row.version, row.base, row.status) for row in replicas.live(session)]
+    assert found == [("v1", None, "serving"), ("v2", "v1", "serving"), ("v3", "v1", "serving")]
 
 
 def test_rows_of_before_are_kept(tmp_path):

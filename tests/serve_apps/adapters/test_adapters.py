@@ -19,6 +19,8 @@ V2, V3, V4, BAD, WRONG = (
     VersionRef(model="m", version=label) for label in ("v2", "v3", "v4", "bad", "wrong")
 )
 
+BASE = {"v1": ReplicaStatus.SERVING}
+
 
 class FakeEngine:
     """Loads what it is told; a handle is the name with how often that was loaded."""
@@ -56,6 +58,7 @@ class FakeRows:
         self.rows: dict[str, tuple[ReplicaStatus, dict]] = {}
         self.history: list[tuple[str, str]] = []
         self.fails = False
+        self.renewals = 0
 
     async def report(self, version, status, detail=None):
         await asyncio.sleep(0)
@@ -64,6 +67,12 @@ class FakeRows:
         before = self.rows.get(version, (None, {}))[1]
         self.rows[version] = (status, before if detail is None else detail)
         self.history.append((version, status.value))
+
+    async def renew(self, statuses):
+        await asyncio.sleep(0)
+        self.renewals += 1
+        for version, status in statuses.items():
+            await self.report(version, status)
 
     async def forget(self, version):
         await asyncio.sleep(0)
@@ -158,6 +167,19 @@ async def test_one_that_goes_is_told_first_and_keeps_its_requests_to_their_end()
 
 
 @scenario
+async def test_a_request_that_the_engine_does_not_know_yet_keeps_it_too():
+    world = World()
+    await world.serve(V2)
+    world.adapters.answering["v2"] += 1
+    await world.serve()
+    await asyncio.sleep(0.05)
+    assert world.engine.loaded == {"v2#1"}
+    world.adapters.answering["v2"] -= 1
+    await world.quiet()
+    assert world.engine.loaded == set()
+
+
+@scenario
 async def test_requests_keep_it_for_so_long_and_no_longer():
     world = World(drain_s=0.05)
     await world.serve(V2)
@@ -178,6 +200,7 @@ async def test_one_that_comes_back_before_it_has_gone_is_not_loaded_again():
     world.engine.busy["v2#1"] = 0
     await world.quiet()
     assert (world.rows.statuses(), world.engine.loads) == ({"v2": "serving"}, {"v2": 1})
+    assert world.rows.rows["v2"][1]["proven"] == 4
     assert world.engine.loaded == {"v2#1"}
 
 
@@ -215,7 +238,7 @@ async def test_a_renewal_neither_wakes_a_refusal_nor_brings_back_what_is_gone():
     await world.serve(V2, V3, WRONG)
     before = len(world.rows.history)
     world.adapters.want([V2, WRONG])
-    await asyncio.gather(*(world.adapters.renew() for _ in range(5)), world.adapters.settled())
+    await asyncio.gather(*(world.adapters.renew(BASE) for _ in range(5)), world.adapters.settled())
     assert "v3" not in world.rows.statuses()
     assert [label for label, step in world.rows.history[before:] if step == "serving"].count("v2") >= 5
     assert world.rows.rows["v2"][1]["proven"] == 4
@@ -228,8 +251,18 @@ async def test_a_database_that_is_away_stops_nothing():
     await world.serve(V2)
     assert world.adapters.find("v2") == "v2#1"
     world.rows.fails = False
-    await world.adapters.renew()
-    assert world.rows.statuses() == {"v2": "serving"}
+    await world.adapters.renew(BASE)
+    assert world.rows.statuses() == {"v1": "serving", "v2": "serving"}
+
+
+@scenario
+async def test_all_rows_of_a_replica_are_renewed_at_once():
+    world = World()
+    await world.serve(V2, V3, V4)
+    before = len(world.rows.history)
+    await world.adapters.renew(BASE)
+    assert world.rows.renewals == 1
+    assert {label for label, _ in world.rows.history[before:]} == {"v1", "v2", "v3", "v4"}
 
 
 REFS = st.lists(st.sampled_from([V2, V3, V4, BAD, WRONG]), unique=True)

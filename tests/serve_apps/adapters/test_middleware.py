@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -19,7 +20,7 @@ async def ask(*headers, kind="http"):
     async def send(message):
         sent.append(message)
 
-    app = AnswerAsVersion(answer_with_the_adapter, own="v1", find=LOADED.get)
+    app = AnswerAsVersion(answer_with_the_adapter, own="v1", find=LOADED.get, answering=Counter())
     await app({"type": kind, "headers": list(headers)}, None, send)
     return sent[0]["status"], sent[1]["body"]
 
@@ -48,6 +49,26 @@ def test_requests_at_the_same_time_do_not_mix():
         return await asyncio.gather(*(ask((b"x-linnet-version", name)) for name in (b"v2", b"v3", b"v1") * 5))
 
     assert asyncio.run(both()) == [(200, b"'the second'"), (200, b"'the third'"), (200, b"None")] * 5
+
+
+def test_requests_are_counted_from_the_first_moment_to_their_end_however_that_comes():
+    answering, seen = Counter(), []
+
+    async def break_off(scope, _receive, _send):
+        seen.append(dict(+answering))
+        if scope["headers"][0][1] == b"v3":
+            raise ConnectionError
+
+    async def run():
+        app = AnswerAsVersion(break_off, own="v1", find=LOADED.get, answering=answering)
+        for version in (b"v2", b"v1"):
+            await app({"type": "http", "headers": [(b"x-linnet-version", version)]}, None, None)
+        with pytest.raises(ConnectionError):
+            await app({"type": "http", "headers": [(b"x-linnet-version", b"v3")]}, None, None)
+
+    asyncio.run(run())
+    assert seen == [{"v2": 1}, {}, {"v3": 1}]
+    assert not +answering
 
 
 def test_the_lifespan_passes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
@@ -34,7 +35,7 @@ class World:
         self.loop, self.engine, self.sources, self.answers = loop, engine, sources, answers
         self.lora = LoraEngine(engine, app.state.openai_serving_models)
         self.loaded = {label: self.load(label) for label in ("v2", "v3")}
-        self.app = AnswerAsVersion(TellTokens(app), own="v1", find=self.loaded.get)
+        self.app = AnswerAsVersion(TellTokens(app), own="v1", find=self.loaded.get, answering=Counter())
 
     def load(self, label):
         return self.loop.run(self.lora.load(VersionRef(model="m", version=label), self.sources[label]))

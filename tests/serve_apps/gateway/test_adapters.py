@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import httpx
 import pytest
 from aiohttp import web
 from hypothesis import given
@@ -48,6 +49,10 @@ def report(database, replica, version, status=ReplicaStatus.SERVING, seen_ago=ti
         replicas.of_replica(session, replica, version).seen_at = utc_now() - seen_ago
 
 
+def away():
+    raise OSError("gone")
+
+
 def ids(directory, version):
     return [replica.id for replica in directory.replicas("m", version)]
 
@@ -57,7 +62,7 @@ def test_an_adapter_has_the_replicas_of_its_base_that_have_proven_it(database, d
     report(database, "a", "v2")
     report(database, "b", "v2", ReplicaStatus.PROVING)
     report(database, "b", "v3", ReplicaStatus.REFUSED)
-    report(database, "a", "v4", seen_ago=LEASE + timedelta(seconds=1))
+    report(database, "killed", "v4", seen_ago=LEASE + timedelta(seconds=1))
     directory._once()
     assert directory.versions("m") == ["v1", "v2", "v5"]
     assert (ids(directory, "v1"), ids(directory, "v2"), ids(directory, "v3")) == (["a", "b"], ["a"], [])
@@ -74,18 +79,64 @@ def test_a_replica_that_serve_has_taken_away_is_out_at_once(database, directory,
     assert ids(directory, "v2") == []
     assert "v2" in directory.versions("m"), "requests wait for the replica that takes its place"
     with database.transaction() as session:
+        replicas.forget_version(session, "a", "v2")
+    directory._once()
+    assert directory.versions("m") == ["v1", "v5"], "one that is withdrawn is gone at once"
+
+
+def test_a_replica_that_stops_leaves_its_adapters_listed_for_their_lease(database, directory, running):
+    report(database, "a", "v2")
+    running.put("m", "v1")
+    with database.transaction() as session:
         replicas.forget(session, "a")
     directory._once()
+    assert "v2" in directory.versions("m"), "requests wait for the replica that takes its place"
+    assert (ids(directory, "v2"), directory.host("m", "v2")) == ([], "v1")
+    with database.transaction() as session:
+        replicas.of_replica(session, "a", "v2").seen_at -= LEASE
+    directory._once()
     assert directory.versions("m") == ["v1", "v5"]
+
+
+def test_a_database_that_takes_no_writes_takes_nobody_out_of_traffic(database, directory, running):
+    for replica in ("a", "b", "killed"):
+        report(database, replica, "v2", seen_ago=timedelta(hours=1))
+    directory._once()
+    assert (ids(directory, "v2"), directory.host("m", "v2")) == (["a", "b"], "v1")
+    running.put("m", "v1", "c")
+    directory._once()
+    assert "v2" not in directory.versions("m"), "without its replicas it is listed for their leases alone"
+
+
+def test_it_is_ready_once_the_adapters_were_read_beside_what_runs(database, directory, running, monkeypatch):
+    running.heard = False
+    directory._once()
+    running.heard = True
+    assert not directory.ready(), "what was read before may lack those whose lease has run out"
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "snapshot", away)
+        directory._refresh()
+    assert not directory.ready()
+    directory._once()
+    assert directory.ready()
+
+
+def test_a_gateway_that_has_just_started_calls_no_version_unknown(launch):
+    stack = launch()
+    stack.engine("v1")
+    stack.policy()
+    stack.directory.heard = False
+    pin = {"x-linnet-version": "v2"}
+    url, body = f"{stack.url}/v1/chat/completions", {"model": "m", "messages": HELLO}
+    answer = httpx.post(url, json=body, headers=pin)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    stack.directory.heard = True
+    assert httpx.post(url, json=body, headers=pin).status_code == 404
 
 
 def test_while_the_database_is_away_what_is_known_stays(database, directory, monkeypatch):
     report(database, "a", "v2")
     directory._once()
-
-    def away():
-        raise OSError("gone")
-
     monkeypatch.setattr(database, "snapshot", away)
     directory._refresh()
     assert ids(directory, "v2") == ["a"]

@@ -1,6 +1,6 @@
 import socket
 
-from serve_apps.gateway.connections import GONE_AFTER_S, watched_socket
+from serve_apps.gateway.connections import GONE_AFTER_S, UNTAKEN_S, watched_socket
 
 
 def test_a_silent_host_is_given_up_within_seconds():
@@ -12,7 +12,7 @@ def test_a_silent_host_is_given_up_within_seconds():
         )
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert idle + every * count == GONE_AFTER_S
-        assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == GONE_AFTER_S * 1000
+        assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNTAKEN_S * 1000
 
 
 def test_it_connects():

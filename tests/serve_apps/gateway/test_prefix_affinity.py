@@ -98,17 +98,39 @@ def test_versions_with_one_replica_have_no_prefixes_and_those_that_went_are_forg
     directory.put("m", "v1", "http://a", "http://b")
     directory.put("m", "v2", "http://c")
     one, two = Choice("m", "v1"), Choice("m", "v2")
-    found = affinity.of(one, directory.replicas("m", "v1"))
-    assert found is affinity.of(one, directory.replicas("m", "v1"))
-    assert affinity.of(two, directory.replicas("m", "v2")) is None
+    found = affinity.of(one)
+    assert found is affinity.of(one)
+    assert affinity.of(two) is None
     assert set(affinity._versions) == {one}
     directory.table.pop(("m", "v1"))
     directory.put("m", "v2", "http://c", "http://d")
-    assert affinity.of(two, directory.replicas("m", "v2")) is not None
+    assert affinity.of(two) is not None
     assert set(affinity._versions) == {two}
     directory.put("m", "v2", "http://c")
-    assert affinity.of(two, directory.replicas("m", "v2")) is None
+    assert affinity.of(two) is None
     assert affinity._versions == {}
+
+
+class WithAdapter(TableDirectory):
+    """v1 has an adapter, lora."""
+
+    def host(self, model, version):
+        return "v1" if version == "lora" else version
+
+
+def test_an_adapter_shares_its_bases_memory_and_none_of_its_prefixes():
+    directory = WithAdapter()
+    affinity = PrefixAffinity(aware(), directory)
+    directory.put("m", "v1", "http://a", "http://b")
+    base, adapter = Choice("m", "v1"), Choice("m", "lora")
+    prefixes = affinity.of(base)
+    assert affinity.of(adapter) is prefixes
+    texts = [affinity.begin(choice, "once upon a time") for choice in (base, adapter)]
+    assert texts[0] == "once upon a time" == texts[1][1:]
+    names = [replica.id for replica in directory.replicas("m", "v1")]
+    prefixes.sent(texts[0], names[0])
+    assert prefixes.narrow(texts[0], dict.fromkeys(names, 0)) == [names[0]]
+    assert prefixes.narrow(texts[1], dict.fromkeys(names, 0)) == [names[1]]
 
 
 LOADS = st.fixed_dictionaries({name: st.integers(0, 9) for name in IDS})

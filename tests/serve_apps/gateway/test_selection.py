@@ -13,8 +13,18 @@ from serve_apps.gateway.selection import Ask, Choice, parse_ask, select, split_k
 HALF = TrafficPolicy(model="m", revision=1, stable="v1", candidate="v2", weight=50)
 
 
-def choose(ask, headers=(), *, served=("m",), versions=("v1", "v2", "v3"), policy=HALF):
-    return select(ask, headers, served=served, versions=lambda _: versions, policy=lambda _: policy)
+def choose(ask, headers=(), *, served=("m",), versions=("v1", "v2", "v3"), policy=HALF, heard=True):
+    return select(
+        ask, headers, served=served, versions=lambda _: versions, policy=lambda _: policy, heard=heard
+    )
+
+
+@pytest.mark.parametrize(("ask", "headers"), [(Ask("m:v9"), []), (Ask("m"), [(b"x-linnet-version", b"v9")])])
+def test_before_the_cluster_was_heard_no_version_is_called_unknown(ask, headers):
+    refusal = choose(ask, headers, heard=False)
+    assert (refusal.status, refusal.code, refusal.retry_after_s) == (503, "not_ready", 1.0)
+    assert choose(ask, headers).status == 404
+    assert choose(Ask("m:v3"), heard=False) == Choice("m", "v3")
 
 
 def test_the_split_decides_without_a_pin():

@@ -1,10 +1,12 @@
 import socket
+from importlib.metadata import version
 
 import pytest
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import Target, TargetGroup
 
 from cluster.errors import EnvironmentSetupError
+from serve_apps.gateway import serve_directory
 from serve_apps.gateway.serve_directory import (
     ServeReplicaDirectory,
     addresses,
@@ -12,6 +14,10 @@ from serve_apps.gateway.serve_directory import (
     build_table,
     refuse_ssl,
 )
+
+
+def test_the_long_poll_holds_for_the_installed_ray():
+    assert version("ray").startswith(serve_directory.HOLDS_FOR + ".")
 
 
 def group(prefix, *targets, protocol="HTTP", app="app"):

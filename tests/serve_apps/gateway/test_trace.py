@@ -14,7 +14,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from serve_apps.tracing.config import TracesConfig
 from serve_apps.tracing.otel import OtelTracer
 from tests.serve_apps.gateway.servers import begin_stream, chunk, event, eventually
-from tests.serve_apps.gateway.test_upstream import drop, go_on, never_answer, tell_and_die
+from tests.serve_apps.gateway.test_broken_streams import go_on, tell_and_die
+from tests.serve_apps.gateway.test_upstream import drop, never_answer
 from tests.serve_apps.tracing.receiver import Receiver
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
