@@ -33,6 +33,7 @@ def tasked(shared_endpoint) -> Iterator[Endpoint]:
     shared_endpoint.deploy(["v1", "v2"], user_config=config(sentiment=SENTIMENT, short=SHORT))
     shared_endpoint.wait_until_serving(["v1", "v2"])
     wait_for(lambda: TASK in listed(shared_endpoint), "the gateway knows its tasks")
+    wait_for(lambda: len(running(f"ServeReplica:{MODEL}-")) == 2, "other tests' replicas are gone", 120)
     yield shared_endpoint
     shared_endpoint.deploy(["v1", "v2"])
     wait_for(lambda: TASK not in listed(shared_endpoint), "the gateway has no tasks")
@@ -54,7 +55,7 @@ def listed(endpoint: Endpoint) -> list[str]:
 
 
 def pids() -> dict[str, set[int]]:
-    """Gateways, replicas and the replicas' engines; another test's own engine may still be ending."""
+    """Gateways, replicas and the replicas' engines."""
     replicas = running(f"ServeReplica:{MODEL}-")
     return {
         "gateways": {process.pid for process in running("ServeReplica:gateway")},
