@@ -41,4 +41,5 @@ def test_replicas_come_with_the_load_and_go_with_it_and_no_request_fails(scaled)
             wait_for(lambda: len(serving(scaled)) >= 2, "a second replica", 180)
         wait_for(lambda: len(serving(scaled)) == 1, "one replica again", 120)
     assert few.failures == many.failures == []
-    assert len(few.answered) > 10
+    assert few.answered
+    assert many.answered
