@@ -104,6 +104,28 @@ def test_a_killed_process_holds_nothing(tmp_path, elsewhere):
     assert own.is_missing(now=1000.0)
 
 
+def ending(tmp_path: Path) -> subprocess.Popen[bytes]:
+    """A free warm worker that gives up after a third of a second without a replica on its host."""
+    program = textwrap.dedent(f"""
+        from pathlib import Path
+        from serve_apps import warm_worker
+
+        warm_worker.UNUSED_S, warm_worker._LOOK_S = 0.3, 0.05
+        own = warm_worker.WarmWorker(Path({str(tmp_path)!r}), {KEY!r})
+        assert own.offer()
+        warm_worker._end_unused(own)
+    """)
+    return subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
+
+
+def test_it_outlives_the_last_replica_of_its_host_by_a_while_only(tmp_path, elsewhere):
+    replica, worker = elsewhere("take"), ending(tmp_path)
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(3)
+    replica.kill()
+    assert worker.wait(30) == 0
+
+
 def test_other_environments_are_of_no_concern(tmp_path, elsewhere):
     assert elsewhere("offer", "take").told == ["True", "None"]
     other = WarmWorker(tmp_path, "another")
