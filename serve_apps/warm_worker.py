@@ -20,6 +20,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class WarmWorker:
     def __init__(self, directory: Path, key: str) -> None:
         self._path = {name: directory / f"linnet-{name}-{key}" for name in ("warm", "users", "asking")}
         self._held: dict[str, int] = {}
+        self._deciding = threading.Lock()
 
     def offer(self) -> bool:
         """Say that this process is free; False where another is."""
@@ -62,12 +64,19 @@ class WarmWorker:
 
     def take(self) -> None:
         """This process becomes a replica."""
-        self._release("warm")
+        with self._deciding:
+            self._release("warm")
         self._hold("users", fcntl.LOCK_SH)
 
     def is_free(self) -> bool:
         """Whether this process is still the warm one."""
         return "warm" in self._held
+
+    def end(self, leave: Callable[[int], object] = os._exit) -> None:
+        """End this process, unless a replica has just begun in it."""
+        with self._deciding:
+            if self.is_free():
+                leave(0)
 
     def is_wanted(self) -> bool:
         """Whether the host has a replica of this environment."""
@@ -157,7 +166,7 @@ def _end_unused(own: WarmWorker) -> None:
         if own.is_wanted():
             wanted_at = time.monotonic()
         elif time.monotonic() - wanted_at > UNUSED_S:
-            os._exit(0)
+            own.end()
         time.sleep(_LOOK_S)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cluster.errors import ConfigError, EnvironmentSetupError, LinnetError
+from cluster.errors import ConfigError, EnvironmentSetupError, ExitCode, LinnetError
 from cluster.tls.pair import CERTFILE, KEYFILE, KeyPair
 from cluster.tls.renewal import end_with_parent, install
 
@@ -56,6 +56,9 @@ def main() -> NoReturn:
     except LinnetError as error:
         sys.stderr.write(f"{error.render()}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        sys.stderr.write(f"error[tls.files]: {error}\n")
+        sys.exit(ExitCode.FAILED)
     os.execv(binary, [binary, *arguments])
 
 
@@ -68,10 +71,11 @@ def prepare(pair: KeyPair, config: Path, watch: Callable[[Sequence[str]], object
     pem = config.parent / "endpoint.pem"
     try:
         install(pair, pem)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         if not pem.exists():
             raise
-        sys.stderr.write(f"{error.render()}\nThe last good certificate stays in use.\n")
+        said = error.render() if isinstance(error, ConfigError) else str(error)
+        sys.stderr.write(f"{said}\nThe last good certificate stays in use.\n")
     text = encrypted(config.read_text(), pem)
     config.write_text(text)
     socket = _SOCKET.search(text)

@@ -34,6 +34,7 @@ class Balancer:
         self._in_flight: Counter[str] = Counter()
         self._avoided: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
+        self._failed_at: dict[str, float] = {}
         self._open_until: dict[str, float] = {}
 
     def pick(
@@ -83,14 +84,22 @@ class Balancer:
     def failed(self, replica_id: str) -> None:
         """It took a request and did not answer it, or with an error of its own."""
         now = self._clock()
+        self._forget_long_ago(now)
         self._failures[replica_id] += 1
+        self._failed_at[replica_id] = now
         beyond = self._failures[replica_id] - TRIPS
         if beyond >= 0:
             self._open_until[replica_id] = now + min(OPEN_S * 2 ** min(beyond, 10), LONGEST_OPEN_S)
-        for name in [name for name, until in self._open_until.items() if until < now - LONGEST_OPEN_S]:
-            del self._open_until[name], self._failures[name]
 
     def answered(self, replica_id: str) -> None:
         """It answered, which closes its circuit."""
-        if self._failures.pop(replica_id, 0):
-            self._open_until.pop(replica_id, None)
+        if replica_id in self._failures:
+            self._forget(replica_id)
+
+    def _forget_long_ago(self, now: float) -> None:
+        for name in [name for name, at in self._failed_at.items() if at < now - 2 * LONGEST_OPEN_S]:
+            self._forget(name)
+
+    def _forget(self, replica_id: str) -> None:
+        for kept in (self._failures, self._failed_at, self._open_until):
+            kept.pop(replica_id, None)

@@ -94,6 +94,15 @@ def test_a_replica_leaves_its_place_to_another(tmp_path, elsewhere):
     assert own.is_free()
 
 
+def test_a_process_in_which_a_replica_has_begun_does_not_end_as_unused(tmp_path):
+    own, left = here(tmp_path), []
+    assert own.offer()
+    own.end(left.append)
+    own.take()
+    own.end(left.append)
+    assert left == [0]
+
+
 def test_a_killed_process_holds_nothing(tmp_path, elsewhere):
     warm, replica = elsewhere("offer"), elsewhere("take")
     own = here(tmp_path)

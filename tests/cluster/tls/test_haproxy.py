@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -60,7 +61,7 @@ def test_a_configuration_without_that_line_starts_nothing(tmp_path):
 
 
 def test_a_broken_pair_stands_in_the_way_only_while_there_is_no_good_one(
-    written, authority, tmp_path, capsys
+    written, authority, tmp_path, capsys, monkeypatch
 ):
     file, _ = written
     pair, started = authority.issue("good"), []
@@ -75,7 +76,10 @@ def test_a_broken_pair_stands_in_the_way_only_while_there_is_no_good_one(
     pair.keyfile.unlink()
     haproxy.prepare(pair, file, started.append)
     assert "stays in use" in capsys.readouterr().err
-    assert len(started) == 2
+    monkeypatch.setattr(haproxy, "install", Mock(side_effect=OSError("No space left on device")))
+    haproxy.prepare(pair, file, started.append)
+    assert "No space left on device\nThe last good certificate stays in use." in capsys.readouterr().err
+    assert len(started) == 3
     assert started[0][1:] == [
         "-m",
         "cluster.tls.renewal",

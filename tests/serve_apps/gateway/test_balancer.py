@@ -91,4 +91,15 @@ def test_a_circuit_stays_open_for_a_minute_at_most_and_is_forgotten():
     assert picked(balancer, [A, B]) == {"a"}
     now[0] += LONGEST_OPEN_S
     balancer.failed("c")
-    assert "a" not in balancer._failures
+    assert list(balancer._failures) == ["c"]
+
+
+def test_a_replica_that_failed_once_and_is_gone_is_forgotten():
+    now = [100.0]
+    balancer = Balancer(clock=lambda: now[0])
+    for name in ("a", "b", "c"):
+        balancer.failed(name)
+        now[0] += LONGEST_OPEN_S
+    assert list(balancer._failures) == ["a", "b", "c"]
+    balancer.failed("d")
+    assert list(balancer._failures) == ["b", "c", "d"]
