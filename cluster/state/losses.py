@@ -90,6 +90,11 @@ def add(session: Session, loss: Loss) -> None:
     session.flush()
 
 
+def known(session: Session, names: Iterable[str]) -> set[str]:
+    """Those of the named replicas that have a receipt."""
+    return set(session.scalars(select(LossRow.replica).where(LossRow.replica.in_(list(names)))))
+
+
 def everything(session: Session, model: str | None = None) -> list[LossRow]:
     """All losses, newest first."""
     query = select(LossRow).order_by(LossRow.detected_at.desc(), LossRow.replica)
@@ -132,4 +137,6 @@ def _taken(session: Session) -> set[str | None]:
 
 def _replaces(row: ReplicaRow, loss: LossRow) -> bool:
     same = (row.model, row.version) == (loss.model, loss.version)
-    return same and row.replica != loss.replica and row.started_at >= loss.detected_at
+    # A lease runs out long after the end, when another may have come up already.
+    since = loss.heard_at if loss.signal == Signal.LEASE.value else loss.detected_at
+    return same and row.replica != loss.replica and row.started_at >= since

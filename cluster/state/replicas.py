@@ -121,6 +121,19 @@ def serving(session: Session, names: Collection[str]) -> list[ReplicaRow]:
     return list(session.scalars(query))
 
 
+def lapsed(session: Session, models: Collection[str], within: timedelta) -> list[ReplicaRow]:
+    """Own rows of replicas that served until their lease ran out, so lately."""
+    end = utc_now() - LEASE
+    query = select(ReplicaRow).where(
+        ReplicaRow.base.is_(None),
+        ReplicaRow.model.in_(models),
+        ReplicaRow.status == ReplicaStatus.SERVING.value,
+        ReplicaRow.seen_at < end,
+        ReplicaRow.seen_at >= end - within,
+    )
+    return list(session.scalars(query))
+
+
 def listed_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow]:
     """Rows of adapters that have proven themselves, stale ones too: their replicas may run all the same.
 

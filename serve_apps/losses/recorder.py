@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.orm import Session
 
 from cluster.state import losses, replicas
 from cluster.state.database import Database
@@ -11,15 +13,19 @@ from cluster.state.losses import Loss, Signal
 from cluster.state.tables import ReplicaRow
 from serve_apps.gateway.directory import ReplicaDirectory
 from serve_apps.gateway.following import Beat
-from serve_apps.losses.watch import LossWatch, Place, Vanished
+from serve_apps.losses.watch import LossWatch, Place, Trace, Vanished
 from serve_apps.standby import proof, took_over
+
+_OVERLOOKED = timedelta(minutes=10)
+"""How long ago a lease may have run out for its replica to be told as lost now."""
 
 
 class LossRecorder(Beat):
     """A replica removes its own row when it stops in good order; one that was killed leaves it.
 
     So a replica that vanished and left its row is lost: at once where it had refused or dropped a
-    connection, which one that is to drain does not do before, else when its lease has run out.
+    connection, which one that is to drain does not do before, else when its lease has run out. One
+    that was killed before Serve had named it to this gateway is found by its lease alone.
     """
 
     what = "receipts of lost replicas"
@@ -43,6 +49,8 @@ class LossRecorder(Beat):
         running = self._running()
         self._suspects += self.watch.look(running)
         with self._database.snapshot() as session:
+            if self._directory.ready():
+                self._suspects += self._overlooked(session, running)
             found = {
                 suspect.replica: replicas.of_replica(session, suspect.replica, suspect.place[1])
                 for suspect in self._suspects
@@ -63,6 +71,16 @@ class LossRecorder(Beat):
                 losses.complete(session, losses.waiting(session))
         settled = {loss.replica for loss in certain} | {name for name, row in found.items() if row is None}
         self._suspects = [suspect for suspect in self._suspects if suspect.replica not in settled]
+
+    def _overlooked(self, session: Session, running: Mapping[str, Place]) -> list[Vanished]:
+        rows = replicas.lapsed(session, self._models, _OVERLOOKED)
+        lapsed = {row.replica: row for row in rows if row.replica not in running}
+        expected = {suspect.replica for suspect in self._suspects} | losses.known(session, lapsed)
+        return [
+            Vanished(name, (row.model, row.version), _unix(row.seen_at + replicas.LEASE), Trace())
+            for name, row in lapsed.items()
+            if name not in expected
+        ]
 
     def _running(self) -> dict[str, Place]:
         return {
@@ -96,6 +114,10 @@ def judge(vanished: Vanished, row: ReplicaRow | None, standby: str | None = None
         failed=trace.failed,
         taken_over_by=standby,
     )
+
+
+def _unix(at: datetime) -> float:
+    return at.replace(tzinfo=UTC).timestamp()
 
 
 def _utc(at: float) -> datetime:

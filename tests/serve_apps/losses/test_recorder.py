@@ -44,7 +44,9 @@ def report(database, replica, seen_ago_s=0.0):
             status=ReplicaStatus.SERVING,
             detail={"proven": 1, "load_s": 1.5, "prove_s": 0.25},
         )
-        session.get(ReplicaRow, (replica, "v1")).seen_at = utc_now() - timedelta(seconds=seen_ago_s)
+        row = session.get(ReplicaRow, (replica, "v1"))
+        row.seen_at = utc_now() - timedelta(seconds=seen_ago_s)
+        row.started_at = min(row.started_at, row.seen_at)
 
 
 def told(database):
@@ -140,6 +142,31 @@ def test_a_loss_that_no_request_noticed_shows_when_the_lease_has_run_out(databas
     recorder._once()
     [row] = told(database)
     assert row.signal == "lease"
+
+
+def test_a_replica_that_was_killed_before_the_gateway_knew_it_is_a_loss_too(database, directory, recorder):
+    report(database, "a", seen_ago_s=65)
+    report(database, "b", seen_ago_s=700)
+    report(database, "c")
+    directory.put("m", "v1", "c")
+    for _ in range(2):
+        recorder._once()
+    [row] = told(database)
+    assert (row.replica, row.signal, row.replaced_by) == ("a", "lease", "c")
+    assert receipt(row).detect_s == 60
+    assert recorder._suspects == []
+
+
+def test_a_lease_that_ran_out_is_no_loss_of_a_replica_that_runs_or_while_nobody_is_heard(
+    database, directory, recorder
+):
+    report(database, "a", seen_ago_s=65)
+    directory.put("m", "v1", "a")
+    recorder._once()
+    directory.put("m", "v1")
+    directory.heard = False
+    LossRecorder(database, directory, LossWatch(), ["m"])._once()
+    assert told(database) == []
 
 
 def test_receipts_are_listed_with_their_seconds(tmp_path, monkeypatch, capsys):
