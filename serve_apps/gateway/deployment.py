@@ -14,6 +14,7 @@ from cluster.errors import GateFailedError
 from cluster.state.database import open_database
 from serve_apps import lean_process
 from serve_apps.access_log.log import AccessLog
+from serve_apps.gateway import utf8_headers
 from serve_apps.gateway.adapters import AdapterDirectory
 from serve_apps.gateway.app import GatewayConfig, build_app
 from serve_apps.gateway.config import Auth
@@ -32,7 +33,7 @@ from serve_apps.tracing.opening import open_tracer
 
 # `max_in_flight` and `max_queue` bound what runs and what waits, and answer what is beyond them.
 _MAX_ONGOING_REQUESTS = 10_000
-_ENVIRONMENT = {HOOK_VARIABLE: lean_process.HOOK, **ONE_LOOP}
+_ENVIRONMENT = {HOOK_VARIABLE: lean_process.HOOK, utf8_headers.VARIABLE: utf8_headers.HOOK, **ONE_LOOP}
 
 
 class Gateway:
