@@ -1,7 +1,7 @@
 """Header values as Ray Serve expects them: it decodes some as UTF-8, and answers 500 where they are not.
 
-Serve's hook for middlewares around its own handling of a request (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`)
-names `middlewares`.
+Serve's hook for middlewares around its own handling of a request, by the name in VARIABLE, calls
+`middlewares`.
 """
 
 from __future__ import annotations
