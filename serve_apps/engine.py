@@ -22,7 +22,7 @@ from cluster.registry import ModelStore
 from cluster.state import losses
 from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import utc_now
-from serve_apps import backoff, ray_llm, warm_worker
+from serve_apps import backoff, ray_llm, tripped_validators, warm_worker
 from serve_apps.adapters import vllm_lora
 from serve_apps.adapters.adapters import Adapters, sentence
 from serve_apps.adapters.fitting import require_fit
@@ -93,6 +93,7 @@ class VersionServer(LLMServer):
         """vLLM's own FastAPI app, answering to `model` and to `model:version`, telling its tokens."""
         app = await super().__serve_build_asgi_app__()
         ray_llm.serve_under_names(app, [self._args.ref.model, str(self._args.ref)])
+        tripped_validators.refuse_bodies(app)
         ray_llm.add_middleware(app, TellTokens)
         ray_llm.add_middleware(app, CountRequests, count=self._load.asked)
         ray_llm.add_middleware(
