@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from cluster.config import StrictModel
+from cluster.judging import Judging
 
 BUCKETS = 10_000
 
@@ -16,7 +17,8 @@ class TrafficPolicy(StrictModel):
     """Who gets what share of a model's traffic.
 
     `weight` is the candidate's share in percent, in steps of 0.01; stable gets the rest.
-    `revision` grows with every change, so that a gateway knows what is newer.
+    `revision` grows with every change, so that a gateway knows what is newer. `judging` is there while
+    the candidate is judged.
     """
 
     model: str
@@ -24,11 +26,14 @@ class TrafficPolicy(StrictModel):
     stable: str
     candidate: str | None = None
     weight: float = Field(default=0.0, ge=0.0, le=100.0)
+    judging: Judging | None = None
 
     @model_validator(mode="after")
     def _candidate_differs(self) -> Self:
         if self.candidate is None and self.weight:
             raise ValueError("a weight needs a candidate")
+        if self.candidate is None and self.judging is not None:
+            raise ValueError("judging needs a candidate")
         if self.candidate == self.stable:
             raise ValueError(f"candidate and stable are both {self.stable}")
         return self

@@ -1,4 +1,4 @@
-"""The builders that a `serve deploy` YAML names: `gateway` and `version`."""
+"""The builders that a `serve deploy` YAML names: `gateway`, `version` and `rollouts`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,13 @@ def version(args: dict[str, Any]) -> Application:
     _require_whole(store.manifest(ref))
     store.local_dir(ref)
     return build(parsed)
+
+
+def rollouts(args: dict[str, Any]) -> Application:
+    """The controller that moves and judges rollouts, and those that the YAML declares."""
+    from serve_apps.rollout.deployment import build
+
+    return build(args)
 
 
 def _require_whole(manifest: VersionManifest) -> None:

@@ -37,6 +37,7 @@ from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
 from serve_apps.replica_door import GatewayOnly
 from serve_apps.replica_rows import NOT_WRITTEN, ReplicaRows
+from serve_apps.rollout.keeping import is_kept
 from serve_apps.version_args import VersionArgs
 
 logger = logging.getLogger("ray.serve")
@@ -232,11 +233,16 @@ class VersionServer(LLMServer):
         choice = response.choices[0]
         return list(choice.token_ids or []), choice.text
 
+    def _is_kept(self) -> bool:
+        with self._store.database.snapshot() as session:
+            return is_kept(session, self._args.ref.model, self._args.ref.version, utc_now())
+
     async def _renew(self) -> None:
         while True:
             try:
                 await self._adapters.renew({self._args.ref.version: ReplicaStatus.SERVING})
                 self._adapters.retry()
+                self._load.kept = await asyncio.to_thread(self._is_kept)
                 await self._keep_warm_worker()
             except Exception:
                 # Without this loop the replica would be taken for lost.

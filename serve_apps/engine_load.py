@@ -14,12 +14,13 @@ class EngineLoad:
     """Requests that came, are under way and wait, the KV cache in use, the recent time to first token.
 
     `ongoing` counts the requests under way: an engine without any takes no steps, so that what it
-    said last would stand for ever.
+    said last would stand for ever. `kept`: the version must be able to take all of the traffic.
     """
 
     def __init__(self, ongoing: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
         self._ongoing = ongoing
         self._clock = clock
+        self.kept = False
         self._asked = 0
         self._waiting = 0
         self._kv_cache = 0.0
@@ -53,4 +54,5 @@ class EngineLoad:
             "waiting": float(min(self._waiting, ongoing)),
             "kv_cache": self._kv_cache if ongoing else 0.0,
             "ttft_s": sum(recent) / len(recent) if recent else 0.0,
+            "kept": float(self.kept),
         }

@@ -7,12 +7,14 @@ import inspect
 import re
 import shlex
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import typer
 import yaml
+from pydantic import TypeAdapter
 
 from cluster import extensions, head
 from cluster.cli.main import SUMMARIES
@@ -32,7 +34,9 @@ from serve_apps.gateway.observation import Observation
 from serve_apps.gateway.openai_errors import REASONS
 from serve_apps.gateway.task_spec import read_user_config
 from serve_apps.gateway.tokens import ASSUMED_ANSWER
+from serve_apps.rollout.deployment import ControllerArgs
 from serve_apps.rollout.states import Phase, Reason
+from serve_apps.rollout.units import Duration
 from serve_apps.scaling import LoadPolicy
 from serve_apps.version_args import VersionArgs, route_prefix
 from tests.support.markdown import CHECKOUT, Block, anchors, blocks, code, links, pages, tables
@@ -143,7 +147,12 @@ def test_serve_yaml_fits_ray_and_us(name, tree):
     assert tree.keys() <= ServeDeploySchema.model_fields.keys()
     for application in tree["applications"]:
         module, _, builder = application["import_path"].partition(":")
-        assert (module, builder) in {("serve_apps.app", "gateway"), ("serve_apps.app", "version")}
+        assert module == "serve_apps.app"
+        assert builder in {"gateway", "version", "rollouts"}
+        if builder == "rollouts":
+            validate(application["args"], ControllerArgs, source=name)
+            assert application["route_prefix"] is None
+            continue
         if builder == "gateway":
             served = validate(application["args"], GatewayConfig, source=name).models
             for deployment in application.get("deployments", []):
@@ -168,15 +177,18 @@ def test_training_yaml_fits_the_spec(tmp_path, monkeypatch):
         load_spec(file)
 
 
-def test_every_yaml_block_is_checked_by_one_of_the_two_tests_above():
+def test_every_yaml_block_is_checked_by_one_of_the_two_tests_above_or_its_pages_own():
+    own = {"docs/rollouts/outside.md"}
     checked = [
-        b for b in blocks("yaml") if b.text.startswith("run:") or "applications" in yaml.safe_load(b.text)
+        b
+        for b in blocks("yaml")
+        if b.file in own or b.text.startswith("run:") or "applications" in yaml.safe_load(b.text)
     ]
     assert checked == blocks("yaml")
 
 
 def field_tables() -> list[tuple[str, list[list[str]]]]:
-    return [table for page in sorted(DOCS.glob("*.md")) for table in tables(page, "fields")]
+    return [table for page in sorted(DOCS.rglob("*.md")) for table in tables(page, "fields")]
 
 
 def model_of(path: str) -> type[StrictModel]:
@@ -186,6 +198,8 @@ def model_of(path: str) -> type[StrictModel]:
 
 def plain(value):
     """A default as YAML would show it."""
+    if isinstance(value, timedelta):
+        return TypeAdapter(Duration).dump_python(value)
     if isinstance(value, enum.Enum):
         return value.value
     return list(value) if isinstance(value, tuple) else value
@@ -225,6 +239,9 @@ def test_every_key_that_people_write_has_its_table():
         "cluster.manifest:VersionManifest",
         "cluster.keys:Grant",
         "cluster.keys:Limits",
+        *(f"serve_apps.rollout.outside.config:{name}" for name in ("Webhook", "Slack", "JudgeModel")),
+        *(f"serve_apps.rollout.outside.config:{name}Gate" for name in ("Prometheus", "Quality")),
+        "serve_apps.rollout.outside.config:PrometheusQuery",
     }
 
 
@@ -318,7 +335,7 @@ def test_the_table_of_the_scaling_policys_settings_is_complete():
 def test_the_table_of_phases_is_complete():
     rows = only_table("rollouts.md", "phases")
     assert {code(row[0])[0] for row in rows} == {phase.value for phase in Phase}
-    assert sorted(reason for row in rows for reason in code(row[1])) == sorted(r.value for r in Reason)
+    assert {reason for row in rows for reason in code(row[1])} == {reason.value for reason in Reason}
 
 
 def test_the_table_of_formats_is_complete():

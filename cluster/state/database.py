@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from cluster.errors import StorageError
 
-HEAD = "0004"
+HEAD = "0007"
 
 
 class Database:

@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cluster.errors import ConflictError
+from cluster.judging import Judging
 from cluster.refs import STABLE
 from cluster.state import aliases
 from cluster.state.tables import PolicyRow, utc_now
@@ -22,6 +23,7 @@ def get(session: Session, model: str) -> TrafficPolicy | None:
             stable=row.stable,
             candidate=row.candidate,
             weight=row.weight,
+            judging=None if row.judging is None else Judging.model_validate(row.judging),
         )
     stable = aliases.get(session, model, STABLE)
     return TrafficPolicy(model=model, revision=0, stable=stable) if stable else None
@@ -47,6 +49,7 @@ def put(session: Session, policy: TrafficPolicy) -> None:
         session.add(row)
     row.revision, row.stable = policy.revision, policy.stable
     row.candidate, row.weight, row.updated_at = policy.candidate, policy.weight, utc_now()
+    row.judging = None if policy.judging is None else policy.judging.model_dump(mode="json")
     session.flush()
 
 

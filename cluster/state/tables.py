@@ -51,11 +51,16 @@ class PolicyRow(Base):
     stable: Mapped[str] = mapped_column(String(128))
     candidate: Mapped[str | None] = mapped_column(String(128))
     weight: Mapped[float] = mapped_column(Float)
+    judging: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     updated_at: Mapped[datetime] = mapped_column(DateTime, default=utc_now)
 
 
 class RolloutRow(Base):
-    """One journey of one candidate; `phase` says where it is, `reason` why."""
+    """One journey of one candidate; `phase` says where it is, `reason` why.
+
+    `spec` is its policy, None where people move the weight; `step` and `approved` are indices of its
+    steps, -1 before the first. `progress` is what the judge knows after `looks` looks.
+    """
 
     __tablename__ = "rollouts"
 
@@ -68,6 +73,37 @@ class RolloutRow(Base):
     weight: Mapped[float] = mapped_column(Float)
     started_at: Mapped[datetime] = mapped_column(DateTime, default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(DateTime, default=utc_now)
+    spec: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    spec_sha256: Mapped[str | None] = mapped_column(String(64))
+    steps: Mapped[int] = mapped_column(Integer, default=0)
+    step: Mapped[int] = mapped_column(Integer, default=-1)
+    approved: Mapped[int] = mapped_column(Integer, default=-1)
+    looks: Mapped[int] = mapped_column(Integer, default=0)
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class LookRow(Base):
+    """One judging of a rollout: what was seen since the last one, and what came of it."""
+
+    __tablename__ = "looks"
+
+    rollout_id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[datetime] = mapped_column(DateTime)
+    inputs: Mapped[dict[str, Any]] = mapped_column(JSON)
+    outcome: Mapped[dict[str, Any]] = mapped_column(JSON)
+    decision_id: Mapped[int | None] = mapped_column(Integer)
+
+
+class ControllerRow(Base):
+    """Who may act for all: only the holder of the newest `epoch`."""
+
+    __tablename__ = "controllers"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    epoch: Mapped[int] = mapped_column(Integer)
+    holder: Mapped[str] = mapped_column(String(128))
+    taken_at: Mapped[datetime] = mapped_column(DateTime, default=utc_now)
 
 
 class DecisionRow(Base):
@@ -163,6 +199,22 @@ class LossRow(Base):
     failed: Mapped[int] = mapped_column(Integer)
 
 
+class TallyRow(Base):
+    """What one life of one gateway has counted of a model under one revision of its traffic policy.
+
+    `applied_at` is when the gateway began to route by it; `seen_at` is renewed while it does.
+    """
+
+    __tablename__ = "tallies"
+
+    gateway: Mapped[str] = mapped_column(String(32), primary_key=True)
+    model: Mapped[str] = mapped_column(String(128), primary_key=True, index=True)
+    revision: Mapped[int] = mapped_column(Integer, primary_key=True)
+    applied_at: Mapped[datetime] = mapped_column(DateTime)
+    seen_at: Mapped[datetime] = mapped_column(DateTime)
+    tally: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
 class KeyRow(Base):
     """One API key; `digest` is the SHA-256 of its secret in hexadecimal. Rows are never deleted."""
 
@@ -190,3 +242,18 @@ class KeyRow(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime, default=utc_now)
     expires_at: Mapped[datetime | None] = mapped_column(DateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime)
+
+
+class DeliveryRow(Base):
+    """How far one receiver outside has been told of one rollout; see `cluster/state/deliveries.py`."""
+
+    __tablename__ = "rollout_deliveries"
+
+    receiver: Mapped[str] = mapped_column(String(64), primary_key=True)
+    rollout_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    settled: Mapped[int] = mapped_column(Integer)
+    tries: Mapped[int] = mapped_column(Integer)
+    not_before: Mapped[datetime | None] = mapped_column(DateTime)
+    given_up: Mapped[int] = mapped_column(Integer)
+    last_error: Mapped[str] = mapped_column(Text)
+    updated_at: Mapped[datetime] = mapped_column(DateTime, default=utc_now)

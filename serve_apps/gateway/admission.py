@@ -96,6 +96,10 @@ class Admission:
             expiry.cancel()
             self._drop(waiter)
 
+    def has_spare(self, choice: Choice) -> bool:
+        """Whether one more could be under way without anybody having to wait for it."""
+        return choice not in self._lines and self._has_room(choice)
+
     def _patience_s(self, choice: Choice) -> float:
         # Those before it in the line wait for a replica to be loaded, and it waits for them.
         cold = self._sleep.holds(choice)

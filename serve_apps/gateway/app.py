@@ -25,16 +25,20 @@ from serve_apps.gateway.asgi import (
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.directory import ReplicaDirectory
 from serve_apps.gateway.exchange import Exchange
+from serve_apps.gateway.judged import JudgedTraffic
 from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.openai_errors import Refusal
 from serve_apps.gateway.parts import Parts
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.routes import PROXIED
+from serve_apps.gateway.shadow import Shadower
 from serve_apps.gateway.sleeping import Sleepers
 from serve_apps.gateway.standbys import StandbyCache, nobody
 from serve_apps.gateway.standing import Standing, standings
+from serve_apps.gateway.tally_writer import TallyWriter
 from serve_apps.gateway.tasks import TaskTable
+from serve_apps.gateway.text_thread import TextThread
 from serve_apps.gateway.trace import Tracer
 from serve_apps.gateway.upstream import Upstream
 from serve_apps.losses.recorder import LossRecorder
@@ -53,6 +57,7 @@ def build_app(
     losses: LossRecorder | None = None,
     standbys: StandbyCache | None = None,
     sleepers: Sleepers | None = None,
+    tallies: TallyWriter | None = None,
     tasks: TaskTable | None = None,
     tracer: Tracer | None = None,
     replica_key: str | None = None,
@@ -62,7 +67,8 @@ def build_app(
 
     `keys` is needed unless `auth` is `none`; without `tasks` no model has any, and
     without `tracer` nothing is traced. `losses` writes receipts of lost replicas; without `standbys`
-    all replicas are alike, and without `sleepers` no version sleeps. `replica_key` is sent to replicas.
+    all replicas are alike, without `sleepers` no version sleeps, and without `tallies` nothing is counted
+    for judged rollouts. `replica_key` is sent to replicas.
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
@@ -70,7 +76,15 @@ def build_app(
     metrics = GatewayMetrics(lambda: tasks.stale)
     watch = losses.watch if losses is not None else LossWatch()
     standbys_of = standbys.of if standbys is not None else nobody
-    followers = tuple(beat for beat in (policies, keys, losses, standbys, sleepers) if beat is not None)
+    beats = (policies, keys, losses, standbys, sleepers, tallies)
+    upstream = Upstream(
+        config, directory, metrics, watch, replica_key=replica_key, standbys=standbys_of, sleep=sleepers
+    )
+    admission = Admission(config, directory, metrics, standbys=standbys_of, sleep=sleepers)
+    judged = None
+    if tallies is not None:
+        shadower = Shadower(config, upstream, admission, metrics, tallies.saw)
+        judged = JudgedTraffic(tallies.saw, TextThread(), shadower)
     return Gateway(
         Parts(
             config=config,
@@ -78,19 +92,12 @@ def build_app(
             policies=policies,
             tasks=tasks,
             metrics=metrics,
-            upstream=Upstream(
-                config,
-                directory,
-                metrics,
-                watch,
-                replica_key=replica_key,
-                standbys=standbys_of,
-                sleep=sleepers,
-            ),
+            upstream=upstream,
             watch=watch,
             access=Access(config, keys),
-            admission=Admission(config, directory, metrics, standbys=standbys_of, sleep=sleepers),
-            followers=followers,
+            admission=admission,
+            judged=judged,
+            followers=tuple(beat for beat in beats if beat is not None),
             access_log=access_log,
             tracer=tracer or Tracer(),
             sends_request_id=sends_request_id,

@@ -25,6 +25,7 @@ from serve_apps.gateway.serve_directory import ServeReplicaDirectory
 from serve_apps.gateway.serve_waker import Waker, by_handle
 from serve_apps.gateway.sleeping import Sleepers
 from serve_apps.gateway.standbys import StandbyCache
+from serve_apps.gateway.tally_writer import TallyWriter
 from serve_apps.gateway.tasks import TaskTable
 from serve_apps.losses.recorder import LossRecorder
 from serve_apps.losses.watch import LossWatch
@@ -52,6 +53,7 @@ class Gateway:
         self._standbys = StandbyCache(database, self._directory, config.models)
         self._waker = Waker(by_handle(self._running.application), config.cold_start_wait_s)
         self._sleepers = Sleepers(database, self._directory, config.models, self._waker)
+        self._tallies = TallyWriter(database, self._policies, config.models)
         self._tasks = TaskTable(config.models)
         self._tracer = open_tracer(config.traces)
         self._log = AccessLog(config.access_log, settings) if config.access_log.enabled else None
@@ -71,6 +73,7 @@ class Gateway:
             losses=self._losses,
             standbys=self._standbys,
             sleepers=self._sleepers,
+            tallies=self._tallies,
             tasks=self._tasks,
             tracer=self._tracer,
             replica_key=self._replica_key,
@@ -97,6 +100,7 @@ class Gateway:
         await self._losses.stop()
         await self._standbys.stop()
         await self._sleepers.stop()
+        await self._tallies.stop()
         await self._waker.stop()
         if self._keys is not None:
             await self._keys.stop()

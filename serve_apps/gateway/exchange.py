@@ -24,10 +24,12 @@ from serve_apps.gateway.asgi import (
     send_whole,
     start_message,
 )
+from serve_apps.gateway.judged import Asked, Watch
 from serve_apps.gateway.limits import Ticket
 from serve_apps.gateway.metrics import NONE
 from serve_apps.gateway.observation import Notes
 from serve_apps.gateway.openai_errors import Refusal
+from serve_apps.gateway.outcome import HUNG_UP
 from serve_apps.gateway.parts import Parts
 from serve_apps.gateway.plan import Plan, make_plan
 from serve_apps.gateway.routes import CONTINUED
@@ -36,9 +38,6 @@ from serve_apps.gateway.stream import DONE, MARK, Stream
 from serve_apps.gateway.task_output import AnswerCheck
 from serve_apps.gateway.trace import CANCELLED
 from serve_apps.gateway.upstream import Answer, Call
-
-HUNG_UP = 499
-"""The status counted for a caller who left before the answer was complete."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +61,7 @@ class Exchange:
         self._lane = ""
         self._choice: Choice | None = None
         self._check: AnswerCheck | None = None
+        self._watch: Watch | None = None
         self._status = HUNG_UP
         self._begun = False
 
@@ -118,6 +118,9 @@ class Exchange:
             await self._refuse(plan)
             return
         self._choice = plan.choice
+        if (judged := self._parts.judged) is not None:
+            asked = Asked(plan, self._route, self._headers, self._request_id)
+            self._watch = judged.begin(asked, self._notes)
         if plan.task is not None:
             self._notes.task = plan.task.name
             self._check = plan.task.check()
@@ -305,6 +308,8 @@ class Exchange:
         row = self._notes.finish(model, version, self._status, elapsed)
         self._parts.metrics.observed(row)
         self._trace.finish(row)
+        if self._watch is not None and self._parts.judged is not None:
+            self._parts.judged.finish(self._watch, row)
         log = self._parts.access_log
         if log is not None and log.add(row):
             self._parts.metrics.log_row_dropped()

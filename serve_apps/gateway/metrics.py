@@ -48,6 +48,8 @@ class GatewayMetrics:
         self._broken = counter("linnet_gateway_broken_streams", "Streams ended by an error.", both)
         what = "Requests turned away for want of a key, a right or room."
         self._refused = counter("linnet_gateway_refused", what, ("reason",))
+        what = "Copies of requests that were sent, or not, to the candidate."
+        self._shadowed = counter("linnet_gateway_shadowed", what, (*both, "outcome"))
         what = "Rows of the access log that gave way to newer ones before they were written."
         self._log_rows_dropped = counter("linnet_gateway_log_rows_dropped", what)
         what = "Spans that did not reach the collector."
@@ -101,6 +103,10 @@ class GatewayMetrics:
     def broken(self, model: str, version: str) -> None:
         """A stream ended with an error event."""
         self._child(self._broken, model, version).inc()
+
+    def shadowed(self, model: str, version: str, outcome: str) -> None:
+        """What became of a copy of a request, for the candidate."""
+        self._child(self._shadowed, model, version, outcome).inc()
 
     def log_row_dropped(self) -> None:
         """A row of the access log is lost."""

@@ -10,7 +10,7 @@ import msgspec
 from serve_apps.gateway import answer_end, selection
 from serve_apps.gateway.answer_text import AnswerText
 from serve_apps.gateway.asgi import RawHeaders
-from serve_apps.gateway.stream import Stream
+from serve_apps.gateway.stream import Listener, Stream
 
 KEY_DIGITS = 16
 """Hex digits of an API key's sha256 that stand for it."""
@@ -59,6 +59,7 @@ class Notes:
         self._route = route
         self._text_bytes = text_bytes
         self._text = AnswerText(text_bytes) if text_bytes else None
+        self._listeners: list[Listener] = [self._text] if self._text is not None else []
         self._prompt: str | None = None
         self._whole = b""
         self._stream: Stream | None = None
@@ -68,16 +69,20 @@ class Notes:
         if self._text_bytes:
             self._prompt = body[: self._text_bytes].decode("utf-8", "replace")
 
+    def listen(self, listener: Listener) -> None:
+        """Somebody else wants to see the answer, which has not begun."""
+        self._listeners.append(listener)
+
     def answered(self, body: bytes) -> None:
         """The answer is whole."""
         self._whole = body
-        if self._text is not None:
-            self._text.add(body)
+        for listener in self._listeners:
+            listener.add(body)
 
     def streams(self, ttft_s: float) -> Stream:
         """The answer is a stream, which this will look at when it is over."""
         self.ttft_s = ttft_s
-        self._stream = Stream(self._text)
+        self._stream = Stream(self._listeners)
         return self._stream
 
     def finish(self, model: str, version: str, status: int, e2e_s: float) -> Observation:

@@ -12,6 +12,7 @@ from serve_apps.gateway.asgi import RawHeaders
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.directory import ReplicaDirectory
 from serve_apps.gateway.following import Beat
+from serve_apps.gateway.judged import JudgedTraffic
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.tasks import TaskTable
@@ -33,6 +34,7 @@ class Parts:
     watch: LossWatch
     access: Access
     admission: Admission
+    judged: JudgedTraffic | None
     followers: tuple[Beat, ...]
     access_log: AccessLog | None
     tracer: Tracer
@@ -48,6 +50,8 @@ class Parts:
 
     async def stop(self) -> None:
         """Close what is open, and write and send what is left."""
+        if self.judged is not None:
+            await self.judged.stop()
         await self.upstream.close()
         for follower in self.followers:
             await follower.stop()

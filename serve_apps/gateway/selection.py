@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from cluster.judging import Judging, Match
 from cluster.traffic import TrafficPolicy, route
 from serve_apps.gateway import openai_errors
 from serve_apps.gateway.names import ModelName
@@ -29,10 +30,15 @@ class Ask(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The version that answers."""
+    """The version that answers; two that name the same are equal, however they came about.
+
+    `judged_by` is the policy that decided it, where the answer counts for a judged rollout: not for a pin,
+    and not for whoever the rollout does not match.
+    """
 
     model: str
     version: str
+    judged_by: TrafficPolicy | None = field(default=None, compare=False, repr=False)
 
 
 _decoder = msgspec.json.Decoder(Ask)
@@ -79,12 +85,40 @@ def select(
         return _pinned(model, label, pin, known, heard=heard)
     if live is None:
         return openai_errors.no_policy(model)
-    return Choice(model, route(live, split_key(headers, ask.user)))
+    return _split(live, headers, ask.user)
+
+
+def _split(policy: TrafficPolicy, headers: RawHeaders, user: str | None) -> Choice:
+    if policy.judging is None:
+        return Choice(policy.model, route(policy, split_key(headers, user)))
+    if not is_matched(policy.judging, headers, known_key(headers, user)):
+        return Choice(policy.model, policy.stable)
+    return Choice(policy.model, route(policy, split_key(headers, user)), policy)
+
+
+def is_matched(judging: Judging, headers: RawHeaders, key: str) -> bool:
+    """Whether the candidate may answer a request; `key` is empty where the caller gave none."""
+    return not judging.match or any(_fits(match, headers, key) for match in judging.match)
+
+
+def _fits(match: Match, headers: RawHeaders, key: str) -> bool:
+    if match.key_prefix is not None:
+        return key.startswith(match.key_prefix)
+    wanted = (match.header or {}).items()
+    return all(
+        any(found == name.encode() and _text(given) == value for found, given in headers)
+        for name, value in wanted
+    )
 
 
 def split_key(headers: RawHeaders, user: str | None) -> str:
-    """What the split hashes: x-linnet-key, else `user`, else the API key, else something random."""
-    return named_key(headers, user) or bearer(headers) or secrets.token_hex(16)
+    """What the split hashes: the caller's key, or something random."""
+    return known_key(headers, user) or secrets.token_hex(16)
+
+
+def known_key(headers: RawHeaders, user: str | None) -> str:
+    """The caller's key: x-linnet-key, else `user`, else the API key, else empty."""
+    return named_key(headers, user) or bearer(headers)
 
 
 def named_key(headers: RawHeaders, user: str | None) -> str:

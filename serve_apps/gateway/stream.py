@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
 
-from serve_apps.gateway.answer_text import AnswerText
 from serve_apps.gateway.tokens import in_events
 from serve_apps.replay.wire import End, Resume, Way, part
 
@@ -19,14 +20,26 @@ _ENDING = 3
 _CREATED = re.compile(rb'"created":\s*(\d+)')
 
 
+class Listener(Protocol):
+    """Whoever wants to see what an answer says."""
+
+    def add_events(self, events: bytes) -> None:
+        """Whole events of a stream."""
+        ...
+
+    def add(self, answer: bytes) -> None:
+        """A whole answer."""
+        ...
+
+
 class Stream:
     """Takes the tokens out of a stream's comments and keeps them, in case its replica is lost.
 
-    `text` collects the answer's text, where somebody wants it.
+    `listeners` are given the events that go to the caller.
     """
 
-    def __init__(self, text: AnswerText | None = None) -> None:
-        self._text = text
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        self._listeners = listeners
         self._last: deque[bytes] = deque(maxlen=_ENDING)
         self.is_done = False
         self.sampled = False
@@ -51,8 +64,8 @@ class Stream:
             self.is_done = events.endswith(DONE)
             if self._created is None and (found := _CREATED.search(events)):
                 self._created = int(found[1])
-            if self._text is not None:
-                self._text.add_events(events)
+            for listener in self._listeners:
+                listener.add_events(events)
             if b'"usage"' in events:
                 self._usage = in_events(events) or self._usage
         return events

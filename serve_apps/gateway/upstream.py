@@ -218,6 +218,12 @@ class Upstream:
             self._note(call, replica, failure)
         return call.fault or openai_errors.upstream_failed(model, version, call.attempts)
 
+    async def try_once(self, call: Call) -> Answer | Refusal | Failure | None:
+        """One attempt, on a replica that runs now, of which nobody is told; None where there is none."""
+        running = self._directory.replicas(call.choice.model, call.choice.version)
+        replica = self._pick(call, running)
+        return None if replica is None else await self._attempt(call, replica)
+
     def may_go_on(self, choice: Choice) -> bool:
         """Whether a broken stream of the version may be asked of another replica."""
         return self._budget(choice).spend()

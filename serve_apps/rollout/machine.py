@@ -5,9 +5,9 @@ from __future__ import annotations
 from cluster.errors import ConflictError, NotFoundError, UsageError
 from cluster.refs import CANDIDATE, PREVIOUS, STABLE
 from cluster.traffic import TrafficPolicy
-from serve_apps.rollout import gates
+from serve_apps.rollout import judged, requirements
+from serve_apps.rollout.moves import alias_moves, next_policy, require_active, require_meant
 from serve_apps.rollout.states import (
-    AliasMove,
     Command,
     Decision,
     Phase,
@@ -36,13 +36,15 @@ def decide(command: Command, situation: Situation) -> Decision:
             code="rollout.no_stable",
             hint=f"Name one: linnet models alias {situation.model}@{STABLE} VERSION.",
         )
+    if isinstance(command, judged.COMMANDS):
+        return judged.decide(command, situation, policy)
     match command:
         case Start():
             return _start(command, situation, policy)
         case SetWeight():
             return _set_weight(command, situation, policy)
         case Promote():
-            return _promote(situation, policy)
+            return _promote(command, situation, policy)
         case Rollback():
             if situation.active is not None:
                 return _abort(command, situation, policy, situation.active)
@@ -59,18 +61,13 @@ def _start(command: Start, situation: Situation, policy: TrafficPolicy) -> Decis
             code="rollout.active",
             hint=f"Change it (linnet rollout set-weight {model} WEIGHT), or end it with promote or rollback.",
         )
-    if candidate == policy.stable:
-        raise UsageError(
-            f"`{model}:{candidate}` is the stable version already; a candidate must be another one.",
-            code="rollout.candidate_is_stable",
-            hint=f"`linnet models show {model}` lists the versions.",
-        )
+    requirements.require_other(situation, policy.stable, candidate)
     if not command.allow_tokenizer_change:
-        gates.require_same_prompting(situation, policy.stable, candidate)
-    gates.require_serving(situation, candidate)
+        requirements.require_same_prompting(situation, policy.stable, candidate)
+    requirements.require_serving(situation, candidate)
     return Decision(
-        policy=_next(policy, policy.stable, candidate, weight),
-        aliases=_moves(situation, {CANDIDATE: candidate}),
+        policy=next_policy(policy, policy.stable, candidate, weight),
+        aliases=alias_moves(situation, {CANDIDATE: candidate}),
         rollout=RolloutState(
             id=None,
             candidate=candidate,
@@ -86,7 +83,13 @@ def _start(command: Start, situation: Situation, policy: TrafficPolicy) -> Decis
 
 def _set_weight(command: SetWeight, situation: Situation, policy: TrafficPolicy) -> Decision:
     weight = _accepted_weight(command.weight)
-    active = _require_active(situation, "set-weight")
+    active = require_active(situation, "set-weight")
+    if active.is_judged:
+        raise ConflictError(
+            f"The weight of `{situation.model}:{active.candidate}` is moved by the rollout's policy.",
+            code="rollout.judged",
+            hint=f"`linnet rollout pause {situation.model}` keeps it there; promote and rollback end it.",
+        )
     if weight == policy.weight:
         raise UsageError(
             f"The weight of `{situation.model}:{active.candidate}` is {percent(weight)} already.",
@@ -94,22 +97,23 @@ def _set_weight(command: SetWeight, situation: Situation, policy: TrafficPolicy)
             hint="Give another weight from 0 to 100.",
         )
     if weight > policy.weight:
-        gates.require_answering(situation, active.candidate)
+        requirements.require_answering(situation, active.candidate)
     return Decision(
-        policy=_next(policy, policy.stable, active.candidate, weight),
-        aliases=_moves(situation, {CANDIDATE: active.candidate}),
+        policy=next_policy(policy, policy.stable, active.candidate, weight),
+        aliases=alias_moves(situation, {CANDIDATE: active.candidate}),
         rollout=active.model_copy(update={"weight": weight, "reason": Reason.WEIGHT_SET}),
         sentence=f"{situation.model}: weight of {active.candidate} from {percent(policy.weight)} "
         f"to {percent(weight)}",
     )
 
 
-def _promote(situation: Situation, policy: TrafficPolicy) -> Decision:
-    active = _require_active(situation, "promote")
-    gates.require_answering(situation, active.candidate)
+def _promote(command: Promote, situation: Situation, policy: TrafficPolicy) -> Decision:
+    active = require_active(situation, "promote")
+    require_meant(command.rollout, situation)
+    requirements.require_answering(situation, active.candidate)
     return Decision(
-        policy=_next(policy, active.candidate),
-        aliases=_moves(situation, {PREVIOUS: policy.stable, STABLE: active.candidate, CANDIDATE: None}),
+        policy=next_policy(policy, active.candidate),
+        aliases=alias_moves(situation, {PREVIOUS: policy.stable, STABLE: active.candidate, CANDIDATE: None}),
         rollout=active.model_copy(
             update={"phase": Phase.PROMOTED, "reason": Reason.PROMOTED, "weight": 100.0}
         ),
@@ -119,20 +123,20 @@ def _promote(situation: Situation, policy: TrafficPolicy) -> Decision:
 
 
 def _abort(command: Rollback, situation: Situation, policy: TrafficPolicy, active: RolloutState) -> Decision:
+    require_meant(command.rollout, situation)
     if policy.weight and not command.force:
-        gates.require_landing(situation, source=active.candidate, target=policy.stable)
+        requirements.require_landing(situation, source=active.candidate, target=policy.stable)
     return Decision(
-        policy=_next(policy, policy.stable),
-        aliases=_moves(situation, {CANDIDATE: None}),
-        rollout=active.model_copy(
-            update={"phase": Phase.ROLLED_BACK, "reason": Reason.ABORTED, "weight": 0.0}
-        ),
+        policy=next_policy(policy, policy.stable),
+        aliases=alias_moves(situation, {CANDIDATE: None}),
+        rollout=active.model_copy(update={"phase": Phase.ROLLED_BACK, "reason": command.why, "weight": 0.0}),
         sentence=f"{situation.model}: {active.candidate} rolled back from {percent(policy.weight)} to 0%, "
         f"{policy.stable} from {percent(100 - policy.weight)} to 100%",
     )
 
 
 def _undo(command: Rollback, situation: Situation, policy: TrafficPolicy) -> Decision:
+    require_meant(command.rollout, situation)
     model, previous = situation.model, situation.aliases.get(PREVIOUS)
     promoted = situation.last_change
     if previous is None or promoted is None:
@@ -148,10 +152,10 @@ def _undo(command: Rollback, situation: Situation, policy: TrafficPolicy) -> Dec
             hint=f"To go forward again: linnet rollout start {model}:{promoted.candidate} --weight 10.",
         )
     if not command.force:
-        gates.require_landing(situation, source=policy.stable, target=previous)
+        requirements.require_landing(situation, source=policy.stable, target=previous)
     return Decision(
-        policy=_next(policy, previous),
-        aliases=_moves(situation, {STABLE: previous, PREVIOUS: policy.stable, CANDIDATE: None}),
+        policy=next_policy(policy, previous),
+        aliases=alias_moves(situation, {STABLE: previous, PREVIOUS: policy.stable, CANDIDATE: None}),
         rollout=promoted.model_copy(
             update={"phase": Phase.ROLLED_BACK, "reason": Reason.UNDONE, "weight": 0.0}
         ),
@@ -167,34 +171,3 @@ def _accepted_weight(weight: float) -> float:
             hint="Give a percentage from 0 to 100 in steps of 0.01, such as 10 or 0.5.",
         )
     return round(weight, 2)
-
-
-def _require_active(situation: Situation, verb: str) -> RolloutState:
-    if situation.active is None:
-        raise ConflictError(
-            f"No rollout of `{situation.model}` is active, so `{verb}` has nothing to act on.",
-            code="rollout.none_active",
-            hint=f"Start one: linnet rollout start {situation.model}:VERSION --weight 10.",
-        )
-    return situation.active
-
-
-def _next(
-    policy: TrafficPolicy, stable: str, candidate: str | None = None, weight: float = 0.0
-) -> TrafficPolicy:
-    return TrafficPolicy(
-        model=policy.model,
-        revision=policy.revision + 1,
-        stable=stable,
-        candidate=candidate,
-        weight=weight,
-    )
-
-
-def _moves(situation: Situation, wanted: dict[str, str | None]) -> tuple[AliasMove, ...]:
-    found = situation.aliases
-    return tuple(
-        AliasMove(alias=alias, before=found.get(alias), after=version)
-        for alias, version in wanted.items()
-        if found.get(alias) != version
-    )

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from cluster.state import aliases, events, policies, replicas
 from cluster.state.tables import DecisionRow, EventRow, RolloutRow, utc_now
-from serve_apps.rollout.states import Command, Decision, Phase, Reason, RolloutState, Situation
+from serve_apps.rollout.spec import RolloutSpec
+from serve_apps.rollout.states import ACTIVE, Command, Decision, Phase, Reason, RolloutState, Situation
 
 
 def read_situation(session: Session, model: str) -> Situation:
@@ -22,7 +23,7 @@ def read_situation(session: Session, model: str) -> Situation:
         model=model,
         policy=policies.get(session, model),
         aliases=aliases.of_model(session, model),
-        active=_newest(session, model, RolloutRow.phase == Phase.PROGRESSING.value),
+        active=_newest(session, model, RolloutRow.phase.in_([phase.value for phase in ACTIVE])),
         last_change=_newest(
             session,
             model,
@@ -43,13 +44,23 @@ def newest_refusals(session: Session, model: str) -> dict[str, str]:
 
 
 def write(
-    session: Session, command: Command, situation: Situation, decision: Decision, *, reason: str, actor: str
+    session: Session,
+    command: Command,
+    situation: Situation,
+    decision: Decision,
+    *,
+    reason: str,
+    actor: str,
+    spec: RolloutSpec | None = None,
 ) -> tuple[int, int]:
     """Store the decision with its inputs, then all that it changes; returns rollout and decision id.
 
-    Raises ConflictError when policy or aliases are no longer those of `situation`.
+    `spec` comes with a rollout that is judged, when it begins. Raises ConflictError when policy or
+    aliases are no longer those of `situation`.
     """
-    rollout_id = _put_rollout(session, situation.model, decision.rollout)
+    if decision.replaced is not None:
+        _put_rollout(session, situation.model, decision.replaced)
+    rollout_id = _put_rollout(session, situation.model, decision.rollout, spec)
     row = DecisionRow(
         rollout_id=rollout_id,
         seq=_next_seq(session, rollout_id),
@@ -64,7 +75,8 @@ def write(
     )
     session.add(row)
     session.flush()
-    policies.put(session, decision.policy)
+    if decision.policy != situation.policy:
+        policies.put(session, decision.policy)
     _move_aliases(session, situation.model, decision, reason=reason or decision.sentence, actor=actor)
     events.append(
         session,
@@ -117,16 +129,27 @@ def state_of(row: RolloutRow) -> RolloutState:
         phase=Phase(row.phase),
         reason=Reason(row.reason),
         weight=row.weight,
+        spec_sha256=row.spec_sha256,
+        steps=row.steps,
+        step=row.step,
+        approved=row.approved,
     )
 
 
-def _put_rollout(session: Session, model: str, state: RolloutState) -> int:
+def spec_of(row: RolloutRow) -> RolloutSpec | None:
+    """The policy of a rollout that is judged."""
+    return None if row.spec is None else RolloutSpec.model_validate(row.spec)
+
+
+def _put_rollout(session: Session, model: str, state: RolloutState, spec: RolloutSpec | None = None) -> int:
     row = session.get(RolloutRow, state.id) if state.id is not None else None
     if row is None:
-        row = RolloutRow(model=model, candidate=state.candidate, stable=state.stable)
+        row = RolloutRow(model=model, candidate=state.candidate, stable=state.stable, looks=0)
+        row.spec = None if spec is None else spec.stored()
+        row.spec_sha256, row.steps = state.spec_sha256, state.steps
         session.add(row)
     row.phase, row.reason, row.weight = state.phase.value, state.reason.value, state.weight
-    row.updated_at = utc_now()
+    row.step, row.approved, row.updated_at = state.step, state.approved, utc_now()
     session.flush()
     return row.id
 

@@ -10,18 +10,25 @@ from cluster.config import StrictModel
 from cluster.errors import ConflictError, IntegrityError, LinnetError, NotFoundError, UsageError
 from cluster.refs import VersionRef, parse_ref
 from cluster.registry import ModelStore
-from cluster.state import events
+from cluster.state import events, looks
+from cluster.state.tables import RolloutRow
 from serve_apps.rollout import records
 from serve_apps.rollout.machine import decide
-from serve_apps.rollout.states import COMMANDS, Command, Decision, Prompting, Situation, Start
+from serve_apps.rollout.refolding import redo
+from serve_apps.rollout.spec import RolloutSpec
+from serve_apps.rollout.states import COMMANDS, Begin, Command, Decision, Prompting, Situation, Start
 
 
 class Plan(StrictModel):
-    """A command with the situation that it was planned in and what it would change."""
+    """A command with the situation that it was planned in and what it would change.
+
+    `spec` is the policy of a rollout that begins.
+    """
 
     command: Command
     situation: Situation
     decision: Decision
+    spec: RolloutSpec | None = None
 
 
 class Applied(StrictModel):
@@ -34,7 +41,11 @@ class Applied(StrictModel):
 
 
 class Explanation(StrictModel):
-    """A stored decision and what the same inputs give now; `agrees` when they are equal."""
+    """A stored decision and what the same inputs give now; `agrees` when they are equal.
+
+    `looks`: how many looks led to it and were done again, of which `look` is the last, with its findings;
+    `differing` is the first of them that says something else now.
+    """
 
     id: int
     rollout_id: int
@@ -45,10 +56,13 @@ class Explanation(StrictModel):
     agrees: bool
     actor: str
     reason: str
+    looks: int = 0
+    look: dict[str, Any] | None = None
+    differing: int | None = None
 
 
 class Rollouts:
-    """Starts, weighs, promotes and takes back candidates by hand."""
+    """Starts, weighs, promotes and takes back candidates by hand, and begins those that are judged."""
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
@@ -60,6 +74,19 @@ class Rollouts:
             situation = records.read_situation(session, command.model)
         situation = situation.model_copy(update={"prompting": self._prompting(command, situation)})
         return Plan(command=command, situation=situation, decision=decide(command, situation))
+
+    def plan_begin(self, model: str, candidate: str, spec: RolloutSpec, *, replace: bool = False) -> Plan:
+        """What beginning a rollout by a policy would change now; raises what `plan` raises."""
+        spec = spec.model_copy(update={"candidate": candidate})
+        command = Begin(
+            model=model,
+            candidate=candidate,
+            spec_sha256=spec.sha256(),
+            steps=len(spec.steps),
+            allow_tokenizer_change=spec.allow_tokenizer_change,
+            replace=replace,
+        )
+        return self.plan(command).model_copy(update={"spec": spec})
 
     def apply(self, plan: Plan, *, reason: str = "", actor: str | None = None) -> Applied:
         """Carry a plan out, all of it or nothing, then mirror the aliases beside the versions.
@@ -85,6 +112,9 @@ class Rollouts:
         """
         with self._store.database.snapshot() as session:
             row = records.decision_row(session, decision_id)
+            last = looks.of_decision(session, decision_id)
+            seen = looks.of_rollout(session, last.rollout_id, upto=last.seq) if last else []
+            rollout = session.get(RolloutRow, last.rollout_id) if last else None
         if row is None:
             raise NotFoundError(
                 f"There is no decision {decision_id}.",
@@ -94,20 +124,27 @@ class Rollouts:
         try:
             command = COMMANDS.validate_python(row.inputs["command"])
             situation = Situation.model_validate(row.inputs["situation"])
+            stored = Decision.model_validate(row.outcome).model_dump(mode="json")
         except (KeyError, ValueError) as error:
             raise IntegrityError(
                 f"The stored inputs of decision {decision_id} cannot be read: {error}",
                 code="rollout.decision_unreadable",
             ) from None
         recomputed = _recompute(command, situation)
+        spec = records.spec_of(rollout) if rollout is not None else None
+        redone = list(redo(spec, seen)) if spec is not None else []
+        differing = next((one.seq for one in redone if not one.agrees), None)
         return Explanation(
             id=row.id,
             rollout_id=row.rollout_id,
             command=row.inputs["command"],
             situation=row.inputs["situation"],
-            outcome=row.outcome,
+            outcome=stored,
             recomputed=recomputed,
-            agrees=recomputed == row.outcome,
+            agrees=recomputed == stored and differing is None,
+            looks=len(redone),
+            look=redone[-1].outcome.model_dump(mode="json") if redone else None,
+            differing=differing,
             actor=row.inputs.get("actor", ""),
             reason=row.inputs.get("reason", ""),
         )
@@ -120,12 +157,12 @@ class Rollouts:
                 raise _moved_on(plan)
             decision = decide(plan.command, found)
             rollout_id, decision_id = records.write(
-                session, plan.command, found, decision, reason=reason, actor=actor
+                session, plan.command, found, decision, reason=reason, actor=actor, spec=plan.spec
             )
         return Applied(rollout_id=rollout_id, decision_id=decision_id, decision=decision)
 
     def _prompting(self, command: Command, situation: Situation) -> dict[str, Prompting]:
-        if not isinstance(command, Start) or situation.policy is None:
+        if not isinstance(command, (Start, Begin)) or situation.policy is None:
             return {}
         return {
             version: self._prompting_of(VersionRef(model=command.model, version=version))

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cluster.judging import Judging
 from cluster.traffic import BUCKETS, TrafficPolicy, bucket, route
 
 KEYS = st.text(max_size=40)
@@ -83,6 +84,7 @@ def test_the_weights_add_up_to_all_of_the_traffic(weight):
         {"weight": 100.01},
         {"candidate": "v1"},
         {"candidate": None, "weight": 5.0},
+        {"candidate": None, "weight": 0.0, "judging": Judging(rollout=1)},
         {"extra": 1},
     ],
 )

@@ -28,10 +28,16 @@ class CutError(Exception):
 
 
 def ask(
-    endpoint: Endpoint, prompt: str, *, stream: bool, retries: int = 0, model: str = f"{MODEL}:v1"
+    endpoint: Endpoint,
+    prompt: str,
+    *,
+    stream: bool,
+    retries: int = 0,
+    model: str = f"{MODEL}:v1",
+    tokens: int = TOKENS,
 ) -> str:
     """The text of one greedy answer."""
-    body = {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
+    body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
     request = urllib.request.Request(
         f"{endpoint.url}/v1/completions",
         json.dumps(body | {"ignore_eos": True, "stream": stream}).encode(),

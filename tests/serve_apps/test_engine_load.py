@@ -19,14 +19,27 @@ def test_the_last_step_counts_and_recent_first_tokens_are_averaged():
     load.record(scheduler(3, 0.5), iteration(0.2, 0.4))
     load.record(None, None)
     stats = load.stats()
-    assert stats == {"asked": 0.0, "ongoing": 7.0, "waiting": 3.0, "kv_cache": 0.5, "ttft_s": stats["ttft_s"]}
+    assert stats == {
+        "asked": 0.0,
+        "ongoing": 7.0,
+        "waiting": 3.0,
+        "kv_cache": 0.5,
+        "ttft_s": stats["ttft_s"],
+        "kept": 0.0,
+    }
     assert abs(stats["ttft_s"] - 0.3) < 1e-9
 
 
 def test_an_engine_without_requests_is_idle_whatever_it_said_last():
     load = EngineLoad(lambda: 0)
     load.record(scheduler(3, 0.5), None)
-    assert load.stats() == {"asked": 0.0, "ongoing": 0.0, "waiting": 0.0, "kv_cache": 0.0, "ttft_s": 0.0}
+    assert set(load.stats().values()) == {0.0}
+
+
+def test_what_a_rollout_keeps_is_told():
+    load = EngineLoad(lambda: 0)
+    load.kept = True
+    assert load.stats()["kept"] == 1.0
 
 
 def test_requests_are_told_once():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -51,6 +52,12 @@ def test_silent_replicas_never_make_fewer(told, silent, target):
     assert wanted(told, len(told) + silent, target, GOALS) >= target
 
 
+@given(st.lists(loads, min_size=1, max_size=5), st.integers(0, 8))
+def test_what_a_rollout_keeps_is_never_made_fewer(told, target):
+    kept = [replace(told[0], kept=1.0), *told[1:]]
+    assert wanted(kept, len(kept), target, GOALS) == max(target, wanted(told, len(told), target, GOALS))
+
+
 @given(st.lists(loads, min_size=1, max_size=5), loads)
 def test_more_load_never_makes_fewer(told, more):
     before = wanted(told, len(told) + 1, 0, GOALS)
@@ -82,6 +89,7 @@ def test_serves_own_form_of_a_policy():
         "waiting": {"a": 0.0, "b": 0.0},
         "kv_cache": {"a": 0.1, "b": 0.1},
         "ttft_s": {"a": 0.1, "b": 0.1},
+        "kept": {"a": 0.0, "b": 0.0},
     }
     assert LoadPolicy()(context(metrics)) == (3, {})
     assert LoadPolicy(max_kv_cache_usage=0.05)(context(metrics)) == (3, {})

@@ -12,10 +12,12 @@ import openai
 import pytest
 
 from cluster.config import Settings
+from cluster.judging import Judging
 from cluster.keys import Grant, new_secret
-from cluster.state import keys, policies
+from cluster.state import keys, policies, tallies
 from cluster.state.database import Database, open_database
 from cluster.storage import Storage
+from cluster.tally import Tally
 from cluster.traffic import TrafficPolicy
 from serve_apps.access_log.log import AccessLog
 from serve_apps.access_log.query import AccessLogs, Wanted
@@ -27,6 +29,7 @@ from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.sleeping import Sleepers
 from serve_apps.gateway.standbys import StandbyCache
+from serve_apps.gateway.tally_writer import TallyWriter
 from serve_apps.gateway.tasks import TaskTable
 from serve_apps.gateway.trace import Tracer
 from tests.serve_apps.gateway.servers import (
@@ -104,18 +107,38 @@ class Stack:
             await answer.read()
             return answer.status
 
-    def policy(self, stable: str = "v1", candidate: str | None = None, weight: float = 0.0) -> None:
+    def policy(
+        self,
+        stable: str = "v1",
+        candidate: str | None = None,
+        weight: float = 0.0,
+        judging: Judging | None = None,
+    ) -> None:
         """Store the next policy and wait until the gateway routes by it."""
         with self.database.transaction() as session:
             before = policies.get(session, "m")
             revision = (before.revision if before else 0) + 1
             new = TrafficPolicy(
-                model="m", revision=revision, stable=stable, candidate=candidate, weight=weight
+                model="m",
+                revision=revision,
+                stable=stable,
+                candidate=candidate,
+                weight=weight,
+                judging=judging,
             )
             policies.put(session, new)
         if self.cache is not None:
             cache = self.cache
             eventually(lambda: cache.get("m") == new, "the gateway knows the policy")
+
+    def tally(self, revision: int = 1) -> Tally:
+        """What the gateway has counted under a revision of the policy, once it has stopped."""
+        for client in self.clients:
+            client.close()
+        self.server.stop()
+        with self.database.snapshot() as session:
+            [found] = tallies.of_model(session, "m", revisions=[revision])
+        return found.tally
 
     def key(self, name: str, **granted) -> str:
         """Make a key and wait until the gateway knows it; returns its secret."""
@@ -180,6 +203,7 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
             keys=stack.keys,
             standbys=StandbyCache(database, stack.directory, config.models, interval_s=0.02),
             sleepers=Sleepers(database, stack.directory, config.models, stack.wake, interval_s=0.02),
+            tallies=TallyWriter(database, stack.cache, config.models, interval_s=0.02),
             tasks=stack.tasks,
             tracer=tracer,
             replica_key=replica_key,

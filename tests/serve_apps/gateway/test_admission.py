@@ -76,6 +76,18 @@ async def test_a_slot_that_is_free_is_given_at_once():
 
 
 @scenario
+async def test_there_is_room_to_spare_while_nobody_waits():
+    world = World(max_in_flight_per_replica=2)
+    await world.ask("first")
+    assert world.admission.has_spare(V1)
+    tasks = [await world.ask(name) for name in ("second", "third")]
+    assert not world.admission.has_spare(V1)
+    assert world.admission.has_spare(V2)
+    tasks[0].result().leave()
+    assert not world.admission.has_spare(V1)
+
+
+@scenario
 async def test_replicas_that_stand_by_make_no_room():
     world = World(v1=2, max_in_flight_per_replica=1, standbys=frozenset({"http://v1-1"}))
     tasks = [await world.ask(str(number)) for number in range(2)]

@@ -5,6 +5,7 @@ import asyncio
 from sqlalchemy import text
 
 from cluster.state import aliases, policies
+from cluster.state.tables import utc_now
 from cluster.traffic import TrafficPolicy
 from serve_apps.gateway.policies import PolicyCache
 from tests.serve_apps.gateway.servers import eventually
@@ -69,6 +70,28 @@ def test_before_any_rollout_everything_goes_to_the_stable_alias(database):
         await cache.start()
         await until(lambda: cache.get("m") is not None)
         assert cache.get("m").stable == "v7"
+        await cache.stop()
+
+    asyncio.run(scenario())
+
+
+def test_it_tells_since_when_a_policy_holds(database):
+    async def scenario():
+        cache = PolicyCache(database, ["m"], interval_s=0.01)
+        put(database, OLD)
+        before = utc_now()
+        await cache.start()
+        await until(lambda: cache.get("m") == OLD)
+        first = cache.applied("m")
+        assert before <= first.at <= utc_now()
+        put(database, NEW)
+        await until(lambda: cache.get("m") == NEW)
+        second = cache.applied("m")
+        assert (first.policy, second.policy) == (OLD, NEW)
+        assert second.at > first.at
+        cache._refresh()
+        assert cache.applied("m") is second
+        assert cache.applied("other") is None
         await cache.stop()
 
     asyncio.run(scenario())

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.judging import Judging, Match
 from cluster.traffic import TrafficPolicy, route
 from serve_apps.gateway.openai_errors import Refusal
-from serve_apps.gateway.selection import Ask, Choice, parse_ask, select, split_key
+from serve_apps.gateway.selection import Ask, Choice, is_matched, parse_ask, select, split_key
 
 HALF = TrafficPolicy(model="m", revision=1, stable="v1", candidate="v2", weight=50)
 
@@ -127,3 +128,77 @@ def test_a_bad_body_is_refused_by_name(body, code, param):
     refusal = parse_ask(body)
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.code, refusal.param) == (400, code, param)
+
+
+MATCHED = (Match(header={"x-region": "eu", "x-tier": "gold"}), Match(key_prefix="beta-"))
+
+
+def judged(weight, match=MATCHED, revision=1):
+    judging = Judging(rollout=1, match=match)
+    return TrafficPolicy(
+        model="m", revision=revision, stable="v1", candidate="v2", weight=weight, judging=judging
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "user", "matched"),
+    [
+        ([(b"x-region", b"eu"), (b"x-tier", b" gold ")], None, True),
+        ([(b"x-region", b"us"), (b"x-region", b"eu"), (b"x-tier", b"gold")], None, True),
+        ([(b"x-region", b"eu")], None, False),
+        ([(b"x-region", b"EU"), (b"x-tier", b"gold")], None, False),
+        ([(b"x-linnet-key", b"beta-1")], None, True),
+        ([(b"x-linnet-key", b"ada")], "beta-1", False),
+        ([], "beta-1", True),
+        ([(b"authorization", b"Bearer beta-1")], None, True),
+        ([(b"x-linnet-key", b"a-beta-")], None, False),
+        ([], None, False),
+    ],
+)
+def test_whoever_fits_one_match_is_matched(headers, user, matched):
+    choice = choose(Ask("m", user), headers, policy=judged(100))
+    assert (choice.version, choice.judged_by) == (("v2", judged(100)) if matched else ("v1", None))
+
+
+def test_without_a_match_everyone_is_matched():
+    choice = choose(Ask("m"), policy=judged(100, ()))
+    assert (choice.version, choice.judged_by) == ("v2", judged(100, ()))
+
+
+def test_a_key_that_nobody_gave_has_no_prefix():
+    everyone = tuple(Match(key_prefix=digit) for digit in "0123456789abcdef")
+    assert choose(Ask("m"), policy=judged(100, everyone)).judged_by is None
+
+
+def test_a_pin_and_a_policy_that_is_not_judged_count_for_no_rollout():
+    pinned = choose(Ask("m:v2"), [(b"x-linnet-key", b"beta-1")], policy=judged(100))
+    assert (pinned, pinned.judged_by) == (Choice("m", "v2"), None)
+    assert choose(Ask("m"), policy=HALF).judged_by is None
+
+
+KEYS = st.sampled_from(["", "beta-"]).flatmap(
+    lambda prefix: st.text(max_size=8).map(lambda rest: prefix + rest)
+)
+HEADERS = st.lists(
+    st.tuples(st.sampled_from([b"x-region", b"x-tier"]), st.sampled_from([b"eu", b"us", b"gold"])), max_size=4
+)
+WEIGHTS = st.integers(0, 10_000).map(lambda hundredths: hundredths / 100)
+
+
+@given(KEYS.filter(str.strip), HEADERS, WEIGHTS, WEIGHTS)
+def test_with_a_match_the_split_is_sticky_and_raising_a_weight_moves_nobody_back(key, headers, low, high):
+    low, high = sorted((low, high))
+    policies = [judged(low), judged(low, revision=9), judged(high)]
+    before, again, after = (choose(Ask("m", key), headers, policy=policy) for policy in policies)
+    assert before == again
+    if before.version == "v2":
+        assert after.version == "v2"
+    matched = is_matched(policies[0].judging, headers, key.strip())
+    assert after.version == (route(policies[2], key) if matched else "v1")
+    assert {choice.judged_by is not None for choice in (before, again, after)} == {matched}
+
+
+@given(st.binary(max_size=30), st.binary(max_size=30))
+def test_no_header_bytes_break_the_match(name, value):
+    headers = [(name, value), (b"x-region", value), (b"x-linnet-key", value)]
+    assert isinstance(choose(Ask("m"), headers, policy=judged(50)), Choice)

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from cluster.errors import GateFailedError
+from cluster.errors import GateFailedError, UsageError
 from serve_apps.rollout.states import Situation
+
+
+def require_other(situation: Situation, stable: str, candidate: str) -> None:
+    """Raise UsageError for a candidate that is the stable version."""
+    if candidate == stable:
+        raise UsageError(
+            f"`{situation.model}:{candidate}` is the stable version; a candidate must be another one.",
+            code="rollout.candidate_is_stable",
+            hint=f"`linnet models show {situation.model}` lists the versions.",
+        )
 
 
 def require_answering(situation: Situation, version: str) -> None:

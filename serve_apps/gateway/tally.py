@@ -1,0 +1,179 @@
+"""What one gateway has counted of a model under one revision of its policy. Cumulative."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.tally import SHADOW
+from serve_apps.gateway import strata
+from serve_apps.gateway.observation import Observation
+from serve_apps.gateway.outcome import error_kind, is_callers
+from serve_apps.gateway.routes import GENERATING
+from serve_apps.sketch import SketchBuilder
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request that is over.
+
+    `prompt_tokens` are about as many as its body holds, whatever the answer says of them, so that it
+    falls into the same stratum whichever version answers. `spoke`: the answer had text, or called a
+    tool. `mean_logprob`: of the answer's tokens, where the caller asked for them.
+    """
+
+    row: Observation
+    prompt_tokens: int
+    spoke: bool
+    mean_logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """A text and what the checks found in it, by check; a check that was not made is missing."""
+
+    version: str
+    found: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class NotLookedAt:
+    """A text that was to be looked at, when too many waited."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shadowed:
+    """A copy of a request, sent to the candidate; `e2e_s` is None where it was not answered."""
+
+    candidate: str
+    prompt_tokens: int
+    answer_tokens: int | None = None
+    e2e_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What the checks found in two answers to the same prompt."""
+
+    stable: Mapping[str, bool]
+    candidate: Mapping[str, bool]
+
+
+Seen = Finished | LookedAt | NotLookedAt | Shadowed | Pair
+
+JSON_CHECK = "invalid_json"
+"""The check that is made only where JSON was asked for."""
+
+_OUTCOMES = {(True, True): "both", (False, True): "only_candidate", (True, False): "only_stable"}
+"""By what was found at stable and at the candidate."""
+
+
+class TallyBuilder:
+    """Belongs to one thread."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._sketches: dict[tuple[str, str, str], SketchBuilder] = {}
+        self._pairs: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._shadow_requests = 0
+        self._shadow_errors = 0
+
+    def add(self, seen: Seen) -> None:
+        """Count what was seen."""
+        match seen:
+            case Finished():
+                self._finished(seen)
+            case LookedAt():
+                self._looked_at(seen)
+            case NotLookedAt():
+                self._counts[seen.version]["texts_dropped"] += 1
+            case Shadowed():
+                self._shadowed(seen)
+            case Pair():
+                self._pair(seen)
+
+    def to_json(self) -> dict[str, Any]:
+        """In the form of `cluster.tally.Tally`."""
+        versions: defaultdict[str, dict[str, Any]] = defaultdict(lambda: {"counts": {}, "sketches": {}})
+        for version, counts in self._counts.items():
+            versions[version]["counts"] = dict(counts)
+        for (version, metric, stratum), sketch in self._sketches.items():
+            versions[version]["sketches"].setdefault(metric, {})[stratum] = sketch.to_json()
+        return {
+            "versions": dict(versions),
+            "pairs": {check: dict(counts) for check, counts in self._pairs.items()},
+            "shadow_requests": self._shadow_requests,
+            "shadow_errors": self._shadow_errors,
+        }
+
+    def _finished(self, seen: Finished) -> None:
+        row = seen.row
+        if is_callers(row.status, row.error_code):
+            return
+        counts = self._counts[row.version]
+        counts["requests"] += 1
+        if row.retries or row.continued:
+            counts["retried"] += 1
+        if (kind := error_kind(row.status, row.error_code)) is not None:
+            counts["errors"] += 1
+            counts[kind.value] += 1
+            return
+        if row.route in GENERATING:
+            counts["empty"] += not seen.spoke
+            counts["cut"] += row.finish_reason == "length"
+        for metric, stratum, value in _quantities(seen):
+            self._sketch(row.version, metric, stratum, value)
+
+    def _looked_at(self, seen: LookedAt) -> None:
+        counts = self._counts[seen.version]
+        counts["texts"] += 1
+        counts["json_texts"] += JSON_CHECK in seen.found
+        for check, found in seen.found.items():
+            counts[check] += found
+
+    def _shadowed(self, seen: Shadowed) -> None:
+        self._shadow_requests += 1
+        if seen.e2e_s is None:
+            self._shadow_errors += 1
+            return
+        stratum = strata.of_both(seen.prompt_tokens, seen.answer_tokens)
+        self._sketch(f"{SHADOW}{seen.candidate}", "e2el", stratum, seen.e2e_s)
+
+    def _pair(self, seen: Pair) -> None:
+        for check in seen.stable.keys() & seen.candidate.keys():
+            counts = self._pairs[check]
+            counts["n"] += 1
+            outcome = _OUTCOMES.get((seen.stable[check], seen.candidate[check]))
+            if outcome is not None:
+                counts[outcome] += 1
+
+    def _sketch(self, version: str, metric: str, stratum: str, value: float) -> None:
+        place = (version, metric, stratum)
+        sketch = self._sketches.get(place)
+        if sketch is None:
+            sketch = self._sketches[place] = SketchBuilder()
+        sketch.add(value)
+
+
+def _quantities(seen: Finished) -> Iterator[tuple[str, str, float]]:
+    """Metric, stratum and value; seconds, tokens, tokens a second, nats."""
+    row = seen.row
+    by_prompt = strata.of_prompt(seen.prompt_tokens)
+    by_both = strata.of_both(seen.prompt_tokens, row.completion_tokens)
+    yield "e2el", by_both, row.e2e_s
+    if row.ttft_s is not None:
+        yield "ttft", by_prompt, row.ttft_s
+    if row.itl_s is not None:
+        yield "itl", by_both, row.itl_s
+    if row.completion_tokens is not None:
+        # By the answer's own length, every stratum would hold the same lengths whatever the version.
+        yield "answer_tokens", by_prompt, row.completion_tokens
+        if row.e2e_s > 0:
+            yield "tokens_per_s", by_both, row.completion_tokens / row.e2e_s
+    if seen.mean_logprob is not None:
+        # Sketches hold what is not negative, so the distance from certainty.
+        yield "mean_logprob", by_both, max(0.0, -seen.mean_logprob)

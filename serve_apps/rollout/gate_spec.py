@@ -1,0 +1,185 @@
+"""One gate as the YAML says it: what is judged, against which limit, how gravely."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from cluster.config import StrictModel
+from cluster.errors import did_you_mean
+from serve_apps.rollout.metrics import METRICS, QUALITY, TEXT_EVENTS, Kind, Metric, Unit
+from serve_apps.rollout.outside.config import (
+    JudgeModel,
+    PrometheusGate,
+    PrometheusQuery,
+    QualityGate,
+    ScorerName,
+    Webhook,
+)
+from serve_apps.rollout.units import Duration, Latency, Pace, Points, Rate, Tokens, written
+
+_LIMITED: dict[Unit, TypeAdapter[float]] = {
+    Unit.SHARE: TypeAdapter(Rate),
+    Unit.SECONDS: TypeAdapter(Latency),
+    Unit.TOKENS: TypeAdapter(Tokens),
+    Unit.TOKENS_PER_S: TypeAdapter(Pace),
+}
+_NUMBER: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(strict=True, allow_inf_nan=False)])
+_LIMITS = ("max", "min", "max_ratio", "min_ratio", "max_increase", "max_drop")
+
+
+class Severity(StrEnum):
+    """What a failed gate does: `critical` takes back at once, whatever `on_fail` says; `info` is shown."""
+
+    CRITICAL = "critical"
+    NORMAL = "normal"
+    INFO = "info"
+
+
+class Source(StrEnum):
+    """Whose answers: those that callers got, or copies of stable's requests."""
+
+    TRAFFIC = "traffic"
+    SHADOW = "shadow"
+
+
+class Gate(StrictModel):
+    """Exactly one of `metric`, `prometheus` and `webhook`; a metric has exactly one limit.
+
+    `max`, `min`: of the candidate alone, with a unit; with `for`, a plain threshold that must be
+    exceeded for so long. `max_ratio`, `min_ratio`: times the baseline's. `max_increase`, `max_drop`:
+    points, of the same prompts through both. Below `tolerate` a rate is well whatever the baseline's is.
+    A gate has no verdict before `min_samples` answers of the candidate.
+    """
+
+    metric: str | None = None
+    source: Source = Source.TRAFFIC
+    quantile: float | None = Field(default=None, gt=0, lt=1)
+    max: Any = None
+    min: Any = None
+    max_ratio: float | None = Field(default=None, ge=1)
+    min_ratio: float | None = Field(default=None, gt=0, le=1)
+    max_increase: Points | None = None
+    max_drop: Points | None = None
+    tolerate: Rate | None = None
+    for_: Duration | None = Field(default=None, alias="for")
+    min_samples: int = Field(default=100, ge=1)
+    severity: Severity = Severity.NORMAL
+    data: str | None = None
+    sample: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    scorer: ScorerName = ScorerName.EXACT
+    judge: JudgeModel | None = None
+    max_tokens: int = Field(default=256, ge=1)
+    api_key_env: str | None = None
+    every: Duration = timedelta(hours=1)
+    prometheus: PrometheusQuery | None = None
+    webhook: Webhook | None = None
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Self:
+        given = [name for name in ("metric", "prometheus", "webhook") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of `metric`, `prometheus` and `webhook`")
+        if self.metric is not None:
+            self._check_metric(_known(self.metric))
+        elif self.prometheus is not None:
+            self.query()
+        return self
+
+    def _check_metric(self, metric: Metric) -> None:
+        limits = [name for name in _LIMITS if getattr(self, name) is not None]
+        if len(limits) != 1:
+            raise ValueError(f"`{metric.name}` needs exactly one of {', '.join(_LIMITS)}")
+        limit = limits[0]
+        if limit not in _allowed(metric, self.source):
+            raise ValueError(
+                f"`{limit}` is no limit of `{metric.name}`; give {' or '.join(_allowed(metric, self.source))}"
+            )
+        if limit in ("max", "min"):
+            self.absolute()
+        if (self.quantile is None) == (metric.kind is Kind.QUANTITY):
+            raise ValueError(
+                f"`{metric.name}` needs a `quantile`, such as 0.95"
+                if metric.kind is Kind.QUANTITY
+                else f"`{metric.name}` has no quantile"
+            )
+        if self.for_ is not None and limit not in ("max", "min"):
+            raise ValueError("`for` goes with `max` or `min`")
+        if self.tolerate is not None and (metric.kind is not Kind.RATE or limit != "max_ratio"):
+            raise ValueError("`tolerate` goes with `max_ratio` of a rate")
+        if (self.data is None) == (metric.name == QUALITY):
+            raise ValueError("`quality` needs `data`" if self.data is None else "`data` goes with `quality`")
+        if self.data is not None:
+            self.quality()
+        if self.source is Source.SHADOW and metric.event not in TEXT_EVENTS:
+            raise ValueError(f"`{metric.name}` is not counted in shadow pairs")
+
+    def absolute(self) -> float:
+        """`max` or `min` in the metric's own unit: a share, seconds, tokens, a number. Raises ValueError."""
+        given = self.max if self.max is not None else self.min
+        unit = _known(self.metric).unit if self.metric is not None else Unit.NUMBER
+        try:
+            return _LIMITED.get(unit, _NUMBER).validate_python(given)
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+    def query(self) -> PrometheusGate:
+        """A query with its limits. For gates that are one; raises ValueError."""
+        assert self.prometheus is not None
+        return PrometheusGate(prometheus=self.prometheus, max=self.max, min=self.min)
+
+    def quality(self) -> QualityGate:
+        """A held-out set with how it is asked. For gates that are one; raises ValueError."""
+        assert self.data is not None
+        assert self.max_drop is not None
+        return QualityGate(
+            data=self.data,
+            max_drop=f"{self.max_drop * 100:.10g} points",
+            every=self.every,
+            scorer=self.scorer,
+            judge=self.judge,
+            sample=self.sample,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            api_key_env=self.api_key_env,
+        )
+
+    @property
+    def name(self) -> str:
+        """What it is called in events and tables, and known by within its policy."""
+        if self.prometheus is not None:
+            return f"prometheus {self.prometheus.query}"
+        if self.webhook is not None:
+            return f"webhook {self.webhook.url}"
+        shadow = " of shadow pairs" if self.source is Source.SHADOW else ""
+        at = "" if self.quantile is None else f" p{self.quantile * 100:g}"
+        limit = next(name for name in _LIMITS if getattr(self, name) is not None)
+        for_ = "" if self.for_ is None else f" for {written(self.for_)}"
+        return f"{self.metric}{at}{shadow} {limit}{for_}"
+
+
+def _known(name: str) -> Metric:
+    if name not in METRICS:
+        raise ValueError(
+            f"`{name}` is not a metric.{did_you_mean(name, METRICS)} Known: {', '.join(METRICS)}"
+        )
+    return METRICS[name]
+
+
+def _allowed(metric: Metric, source: Source) -> tuple[str, ...]:
+    if source is Source.SHADOW:
+        return ("max_increase",)
+    match metric.kind:
+        case Kind.RATE:
+            return ("max", "max_ratio")
+        case Kind.PAIRED:
+            return ("max_drop",)
+        case Kind.REPLICA:
+            return ("max",)
+    if metric.lower_is_worse is None:
+        return ("max", "min", "max_ratio", "min_ratio")
+    return ("min", "min_ratio") if metric.lower_is_worse else ("max", "max_ratio")

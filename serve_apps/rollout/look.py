@@ -1,0 +1,144 @@
+"""One look: from what was known and what has been seen to what is known, found, and to be done. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from cluster.config import StrictModel
+from serve_apps.rollout import compact
+from serve_apps.rollout.conclusion import Conclusion, conclude
+from serve_apps.rollout.gate_spec import Gate
+from serve_apps.rollout.judge.evidence import begin, update
+from serve_apps.rollout.judge.finding import Finding, Verdict, finding
+from serve_apps.rollout.judge.shown import Sketches
+from serve_apps.rollout.judge.terms import QUANTILES, Test
+from serve_apps.rollout.looks import Counted, LookInputs, Progress, Shown, Signals, Strata
+from serve_apps.rollout.outside.verdict import Answer
+from serve_apps.rollout.questions import increment, is_tested, tests
+from serve_apps.rollout.spec import RolloutSpec
+
+LONGEST_GAP_S = 60.0
+"""What counts of the time between two looks at most: a clock that jumps, or a controller that was away,
+holds no step for those who did not look."""
+
+
+class Outcome(StrictModel):
+    """What came of a look, as it is stored."""
+
+    findings: dict[str, Finding]
+    conclusion: Conclusion
+
+
+def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progress, Outcome]:
+    """The same whenever it is done: no clock, no store, no chance."""
+    asked = tests(spec)
+    step = max(inputs.signals.step, 0)
+    progress = _timed(before, inputs)
+    evidence = {
+        gate.name: update(
+            before.evidence.get(gate.name) or begin(asked[gate.name], step),
+            asked[gate.name],
+            increment(gate, asked[gate.name], inputs.counted, before.past, inputs.told.get(gate.name)),
+            step=step,
+            now=inputs.at.timestamp(),
+        )
+        for gate in spec.gates
+        if is_tested(gate)
+    }
+    quantities = {gate.metric for gate in spec.gates if gate.quantile is not None and gate.metric}
+    news = {name: told.answer for name, told in inputs.told.items() if told.answer is not None}
+    progress = progress.model_copy(
+        update={
+            "evidence": evidence,
+            "past": _past(before.past, inputs.counted, quantities),
+            "shown": _shown(progress.shown, inputs.counted, quantities),
+            "answers": {**before.answers, **news},
+            "rounds": {**before.rounds, **_rounds(inputs)},
+            "missing": {**before.missing, **{name: told.missing for name, told in inputs.told.items()}},
+        }
+    )
+    findings = {gate.name: _find(gate, asked.get(gate.name), progress, inputs.signals) for gate in spec.gates}
+    return progress, Outcome(findings=findings, conclusion=conclude(spec, inputs.signals, progress, findings))
+
+
+def _timed(before: Progress, inputs: LookInputs) -> Progress:
+    """With the time since the last look, or with none where the step is a new one."""
+    if before.step != inputs.signals.step or before.looked_at is None:
+        return before.model_copy(
+            update={"looked_at": inputs.at, "step": inputs.signals.step, "watched_s": 0.0, "shown": {}}
+        )
+    gap = min(max(_seconds(before.looked_at, inputs.at), 0.0), LONGEST_GAP_S)
+    return before.model_copy(update={"looked_at": inputs.at, "watched_s": before.watched_s + gap})
+
+
+def _rounds(inputs: LookInputs) -> dict[str, int]:
+    return {name: told.round + 1 for name, told in inputs.told.items() if told.round is not None}
+
+
+def _seconds(begin_at: datetime, end: datetime) -> float:
+    return (end - begin_at).total_seconds()
+
+
+def _past(
+    before: Mapping[str, Strata], counted: Iterable[Counted], quantities: Iterable[str]
+) -> dict[str, Strata]:
+    past = {metric: dict(strata) for metric, strata in before.items()}
+    for one in counted:
+        for metric in quantities:
+            strata = past.setdefault(metric, {})
+            for stratum, sketch in one.baseline.sketches.get(metric, {}).items():
+                strata[stratum] = compact.merged(strata.get(stratum), sketch)
+    return past
+
+
+def _shown(
+    before: Mapping[str, Shown], counted: Iterable[Counted], quantities: Iterable[str]
+) -> dict[str, Shown]:
+    shown = {metric: before.get(metric, Shown()) for metric in quantities}
+    for one in counted:
+        for metric in quantities:
+            ours, theirs = shown[metric].candidate, shown[metric].baseline
+            for sketch in one.candidate.sketches.get(metric, {}).values():
+                ours = compact.merged(ours, sketch)
+            for sketch in one.baseline.sketches.get(metric, {}).values():
+                theirs = compact.merged(theirs, sketch)
+            shown[metric] = Shown(candidate=ours, baseline=theirs)
+    return shown
+
+
+def _find(gate: Gate, test: Test | None, progress: Progress, signals: Signals) -> Finding:
+    if test is not None:
+        shown = progress.shown.get(gate.metric or "")
+        sketches = Sketches(compact.read(shown.candidate), compact.read(shown.baseline)) if shown else None
+        found = finding(progress.evidence[gate.name], test, sketches if test.kind in QUANTILES else None)
+        missing = progress.missing.get(gate.name)
+        return found.model_copy(update={"reason": missing}) if missing and not found.samples else found
+    if gate.metric is not None:
+        return _counted(gate, signals)
+    answer = progress.answers.get(gate.name)
+    if answer is None:
+        answer = Answer(verdict="inconclusive", reason="it has not answered yet")
+    return _plain(Verdict(answer.verdict.value), answer.reason)
+
+
+def _counted(gate: Gate, signals: Signals) -> Finding:
+    limit, lost = gate.absolute(), signals.lost
+    verdict = Verdict.FAIL if lost > limit else Verdict.PASS
+    found = _plain(verdict, f"{lost} replicas of the candidate were lost, limit {limit:g}")
+    return found.model_copy(update={"effect": float(lost), "limit": limit})
+
+
+def _plain(verdict: Verdict, reason: str) -> Finding:
+    return Finding(
+        verdict=verdict,
+        reason=reason,
+        effect=None,
+        low=None,
+        high=None,
+        limit=0.0,
+        samples=0,
+        missing=None,
+        log_e_worse=0.0,
+        log_e_fine=0.0,
+    )

@@ -1,0 +1,95 @@
+"""What a look sees, and what is known after it. All of it is stored, so that every look can be done again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from cluster.config import StrictModel
+from cluster.tally import Pairs, Sketch, VersionTally
+from serve_apps.rollout.judge.evidence import Evidence
+from serve_apps.rollout.outside.verdict import Answer
+from serve_apps.rollout.states import Phase
+
+Strata = dict[str, Sketch]
+"""By stratum."""
+
+
+class Signals(StrictModel):
+    """How things stand at a look, besides what was counted.
+
+    `gateways`: the newest revision that each gateway routes by; `revision`: the one that is wanted.
+    `serving`, `lost`, `refused` are of the candidate since the rollout began. `confirmed`: all webhooks
+    that must agree to the next step have; `unconfirmed` says who has not, and why.
+    """
+
+    phase: Phase
+    step: int
+    approved: int
+    weight: float
+    revision: int
+    gateways: dict[str, int] = Field(default_factory=dict)
+    serving: int = 0
+    lost: int = 0
+    refused: str | None = None
+    confirmed: bool = True
+    unconfirmed: str = ""
+
+
+class Counted(StrictModel):
+    """What all gateways have counted under one revision since the last look."""
+
+    revision: int
+    candidate: VersionTally = VersionTally()
+    baseline: VersionTally = VersionTally()
+    pairs: dict[str, Pairs] = Field(default_factory=dict)
+
+
+class Told(StrictModel):
+    """What has come from outside for one gate since the last look.
+
+    `differences`: of a held-out set, each with its number of pairs, in `round`; `missing` says why there are
+    none. `answer`: the newest one.
+    """
+
+    differences: tuple[tuple[float, int], ...] = ()
+    round: int | None = None
+    missing: str = ""
+    answer: Answer | None = None
+
+
+class LookInputs(StrictModel):
+    """All that a look depends on, besides policy and what was known before; `at` is UTC without a zone."""
+
+    at: datetime
+    signals: Signals
+    counted: tuple[Counted, ...] = ()
+    told: dict[str, Told] = Field(default_factory=dict)
+
+
+class Shown(StrictModel):
+    """All values of one metric at the present step."""
+
+    candidate: Sketch = Sketch()
+    baseline: Sketch = Sketch()
+
+
+class Progress(StrictModel):
+    """What is known after a look.
+
+    `watched_s`: for how long looks have gone on at this step; time in which nobody looked is not in it.
+    `evidence` by gate; `past`: the baseline's values since the rollout began, by metric and stratum;
+    `shown` by metric; `answers`: the newest word from outside, by gate. `rounds` of a held-out set are
+    done; `missing`: why the newest one gave nothing.
+    """
+
+    looked_at: datetime | None = None
+    step: int = -1
+    watched_s: float = 0.0
+    evidence: dict[str, Evidence] = Field(default_factory=dict)
+    past: dict[str, Strata] = Field(default_factory=dict)
+    shown: dict[str, Shown] = Field(default_factory=dict)
+    answers: dict[str, Answer] = Field(default_factory=dict)
+    rounds: dict[str, int] = Field(default_factory=dict)
+    missing: dict[str, str] = Field(default_factory=dict)

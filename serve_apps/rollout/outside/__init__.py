@@ -1,0 +1,1 @@
+"""What a judged rollout asks and tells outside: webhooks, Slack, Prometheus, held-out questions."""

@@ -1,0 +1,134 @@
+"""From a gate of the YAML to the question that the judge answers, and to what it counts in a look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from cluster.tally import Pairs, VersionTally
+from serve_apps.rollout import compact
+from serve_apps.rollout.gate_spec import Gate, Source
+from serve_apps.rollout.judge import blocks
+from serve_apps.rollout.judge.blocks import Block
+from serve_apps.rollout.judge.evidence import Increment
+from serve_apps.rollout.judge.sketch import Sketch
+from serve_apps.rollout.judge.terms import Direction, Kind, Test
+from serve_apps.rollout.looks import Counted, Strata, Told
+from serve_apps.rollout.metrics import METRICS, Metric
+from serve_apps.rollout.metrics import Kind as MetricKind
+from serve_apps.rollout.spec import RolloutSpec
+
+RESTARTS = "restarts"
+
+
+def is_tested(gate: Gate) -> bool:
+    """Whether the judge decides it, rather than somebody outside or a plain count."""
+    return gate.metric is not None and METRICS[gate.metric].kind is not MetricKind.REPLICA
+
+
+def tests(spec: RolloutSpec) -> dict[str, Test]:
+    """The questions of a policy by the names of their gates; `alpha` is shared by those that can fail it."""
+    asked = [gate for gate in spec.gates if is_tested(gate)]
+    sharing = [gate for gate in asked if gate in spec.judged and gate.for_ is None]
+    alpha = spec.alpha / max(len(sharing), 1)
+    return {gate.name: _test(gate, alpha) for gate in asked}
+
+
+def _test(gate: Gate, alpha: float) -> Test:
+    metric = METRICS[gate.metric or ""]
+    common = {"min_samples": gate.min_samples, "alpha": alpha}
+    if gate.max_drop is not None or gate.max_increase is not None:
+        drops = gate.max_drop is not None
+        limit = gate.max_drop if gate.max_drop is not None else gate.max_increase
+        direction = Direction.LOWER if drops else Direction.HIGHER
+        return Test(kind=Kind.PAIRED, limit=limit or 0.0, direction=direction, **common)
+    ratio = gate.max_ratio if gate.max_ratio is not None else gate.min_ratio
+    direction = _direction(gate, metric)
+    if ratio is not None and metric.kind is MetricKind.RATE:
+        return Test(kind=Kind.RATIO, limit=ratio, tolerate=gate.tolerate, **common)
+    if ratio is not None:
+        return Test(
+            kind=Kind.QUANTILE_RATIO, limit=ratio, quantile=gate.quantile, direction=direction, **common
+        )
+    if gate.for_ is not None:
+        seconds = gate.for_.total_seconds()
+        return Test(kind=Kind.THRESHOLD, limit=_share(gate, direction), duration_s=seconds, **common)
+    if metric.kind is MetricKind.RATE:
+        return Test(kind=Kind.RATE, limit=gate.absolute(), **common)
+    return Test(
+        kind=Kind.QUANTILE_LIMIT, limit=gate.absolute(), quantile=gate.quantile, direction=direction, **common
+    )
+
+
+def _direction(gate: Gate, metric: Metric) -> Direction:
+    # A sketch holds how far the log-probability is from certainty, of which more is worse.
+    if metric.name == "mean_logprob":
+        return Direction.HIGHER
+    lower = gate.min is not None or gate.min_ratio is not None
+    return Direction.LOWER if lower else Direction.HIGHER
+
+
+def _share(gate: Gate, direction: Direction) -> float:
+    """The share of bad answers at which a plain threshold is exceeded."""
+    if gate.quantile is None:
+        return gate.absolute()
+    return 1 - gate.quantile if direction is Direction.HIGHER else gate.quantile
+
+
+def increment(
+    gate: Gate, test: Test, counted: Iterable[Counted], past: Mapping[str, Strata], told: Told | None
+) -> Increment:
+    """What a look adds to a gate's evidence."""
+    metric = METRICS[gate.metric or ""]
+    if metric.kind is MetricKind.PAIRED:
+        return Increment(differences=told.differences if told else ())
+    if gate.source is Source.SHADOW:
+        pairs = [one.pairs[metric.event] for one in counted if metric.event in one.pairs]
+        return Increment(differences=tuple(_differences(pairs)))
+    if metric.kind is MetricKind.RATE:
+        return Increment(blocks=tuple(_of_counts(one, metric) for one in counted))
+    found = [block for one in counted for block in _of_sketches(one, gate, test, metric, past)]
+    return Increment(blocks=tuple(found))
+
+
+def _differences(pairs: Iterable[Pairs]) -> Iterable[tuple[float, int]]:
+    for one in pairs:
+        yield 1.0, one.only_candidate
+        yield -1.0, one.only_stable
+        yield 0.0, one.n - one.only_candidate - one.only_stable
+
+
+def _of_counts(one: Counted, metric: Metric) -> Block:
+    ours, theirs = one.candidate.counts, one.baseline.counts
+    return Block(
+        ours.get(metric.exposure, 0),
+        ours.get(metric.event, 0),
+        theirs.get(metric.exposure, 0),
+        theirs.get(metric.event, 0),
+    )
+
+
+def _of_sketches(
+    one: Counted, gate: Gate, test: Test, metric: Metric, past: Mapping[str, Strata]
+) -> Iterable[Block]:
+    for stratum in (
+        one.candidate.sketches.get(metric.name, {}).keys() | one.baseline.sketches.get(metric.name, {}).keys()
+    ):
+        ours, theirs = (_sketch(side, metric, stratum) for side in (one.candidate, one.baseline))
+        if test.kind is Kind.QUANTILE_RATIO:
+            before = past.get(metric.name, {}).get(stratum)
+            block = blocks.exceedances(
+                ours,
+                theirs,
+                compact.read(before),
+                quantile=gate.quantile or 0.5,
+                limit=test.limit,
+                direction=test.direction,
+            )
+        else:
+            block = blocks.beyond(ours, limit=gate.absolute(), direction=test.direction)
+        if block is not None:
+            yield block
+
+
+def _sketch(side: VersionTally, metric: Metric, stratum: str) -> Sketch:
+    return compact.read(side.sketches.get(metric.name, {}).get(stratum))

@@ -1,0 +1,126 @@
+"""Everything that a look needs, from one snapshot of the state database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cluster.state import policies, tallies
+from cluster.state.tables import DecisionRow, RolloutRow
+from cluster.state.tallies import GatewayTally
+from serve_apps.rollout import records
+from serve_apps.rollout.bookmark import Bookmark, news
+from serve_apps.rollout.looks import Counted, Progress, Signals
+from serve_apps.rollout.outside import replicas
+from serve_apps.rollout.spec import RolloutSpec
+from serve_apps.rollout.states import ACTIVE, RolloutState
+
+GATEWAY_SILENT = timedelta(seconds=35)
+"""A gateway renews its row each 10 s; one that has not for so long is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A rollout that is judged, at one moment; `seq` is the number of its next look.
+
+    `counted` lies between `read_before` and `bookmark`.
+    """
+
+    model: str
+    state: RolloutState
+    spec: RolloutSpec
+    seq: int
+    progress: Progress
+    read_before: Bookmark
+    bookmark: Bookmark
+    counted: tuple[Counted, ...]
+    signals: Signals
+
+    @property
+    def id(self) -> int:
+        """Of the rollout."""
+        assert self.state.id is not None
+        return self.state.id
+
+
+def active(session: Session) -> list[int]:
+    """Rollouts that are to be looked at, oldest first."""
+    query = select(RolloutRow.id).where(
+        RolloutRow.phase.in_([phase.value for phase in ACTIVE]), RolloutRow.spec_sha256.is_not(None)
+    )
+    return list(session.scalars(query.order_by(RolloutRow.id)))
+
+
+def read(session: Session, rollout: int, now: datetime) -> Facts | None:
+    """The facts; None for a rollout that is over."""
+    row = session.get(RolloutRow, rollout)
+    spec = records.spec_of(row) if row is not None else None
+    if row is None or spec is None or row.phase not in [phase.value for phase in ACTIVE]:
+        return None
+    progress, before = known(row.progress)
+    rows = tallies.of_model(session, row.model, since=row.started_at)
+    own = [one for one in rows if one.revision >= _first_revision(session, rollout)]
+    counted, bookmark = news(own, before, candidate=row.candidate, stable=row.stable)
+    state = records.state_of(row)
+    return Facts(
+        model=row.model,
+        state=state,
+        spec=spec,
+        seq=row.looks,
+        progress=progress,
+        read_before=before,
+        bookmark=bookmark,
+        counted=counted,
+        signals=_signals(session, row, state, own, now),
+    )
+
+
+def known(stored: dict[str, Any] | None) -> tuple[Progress, Bookmark]:
+    """What was stored after the last look."""
+    if stored is None:
+        return Progress(), Bookmark()
+    return Progress.model_validate(stored["progress"]), Bookmark.model_validate(stored["bookmark"])
+
+
+def to_store(progress: Progress, bookmark: Bookmark) -> dict[str, Any]:
+    """The counterpart of `known`."""
+    return {"progress": progress.model_dump(mode="json"), "bookmark": bookmark.model_dump(mode="json")}
+
+
+def gateways(rows: Iterable[GatewayTally], now: datetime) -> dict[str, int]:
+    """The newest revision that each gateway routes by, of those that were heard lately."""
+    found: dict[str, int] = {}
+    for row in rows:
+        if row.seen_at >= now - GATEWAY_SILENT:
+            found[row.gateway] = max(found.get(row.gateway, 0), row.revision)
+    return found
+
+
+def _signals(
+    session: Session, row: RolloutRow, state: RolloutState, own: list[GatewayTally], now: datetime
+) -> Signals:
+    policy = policies.get(session, row.model)
+    reading = replicas.read(session, row.model, row.candidate, row.started_at)
+    refused = records.newest_refusals(session, row.model).get(row.candidate) if reading.refused else None
+    return Signals(
+        phase=state.phase,
+        step=state.step,
+        approved=state.approved,
+        weight=state.weight,
+        revision=policy.revision if policy else 0,
+        gateways=gateways(own, now),
+        serving=reading.serving,
+        lost=reading.restarts,
+        refused=refused,
+    )
+
+
+def _first_revision(session: Session, rollout: int) -> int:
+    query = select(DecisionRow.outcome).where(DecisionRow.rollout_id == rollout, DecisionRow.seq == 1)
+    outcome = session.scalars(query).first()
+    return int(outcome["policy"]["revision"]) if outcome else 0
