@@ -54,14 +54,14 @@ def of_model(
     model: str,
     *,
     revisions: Collection[int] | None = None,
-    since: datetime | None = None,
+    first: int | None = None,
 ) -> list[GatewayTally]:
-    """Tallies of a model by revision and gateway: of these revisions, and seen since, where that is given."""
+    """Tallies of a model by revision and gateway: of these revisions, from `first`, where that is said."""
     query = select(TallyRow).where(TallyRow.model == model)
     if revisions is not None:
         query = query.where(TallyRow.revision.in_(revisions))
-    if since is not None:
-        query = query.where(TallyRow.seen_at >= since)
+    if first is not None:
+        query = query.where(TallyRow.revision >= first)
     rows = session.scalars(query.order_by(TallyRow.revision, TallyRow.gateway))
     return [
         GatewayTally(

@@ -63,8 +63,8 @@ def read(session: Session, rollout: int, now: datetime) -> Facts | None:
     if row is None or spec is None or row.phase not in [phase.value for phase in ACTIVE]:
         return None
     progress, before = known(row.progress)
-    rows = tallies.of_model(session, row.model, since=row.started_at)
-    own = [one for one in rows if one.revision >= _first_revision(session, rollout)]
+    # By revision alone: a row that a clock hides for a while would be forgotten, and then counted again.
+    own = tallies.of_model(session, row.model, first=_first_revision(session, rollout))
     counted, bookmark = news(own, before, candidate=row.candidate, stable=row.stable)
     state = records.state_of(row)
     return Facts(
