@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import pytest
+
+from serve_apps.rollout.conclusion import Action, conclude
+from serve_apps.rollout.judge.finding import Finding, Verdict
+from serve_apps.rollout.looks import Progress, Signals
+from serve_apps.rollout.spec import RolloutSpec
+from serve_apps.rollout.states import Phase, Reason
+
+ERRORS, TTFT, LIMIT = "error_rate max_ratio", "ttft p50 max_ratio", "timeout_rate max"
+PASSED = dict.fromkeys((ERRORS, TTFT, LIMIT), Verdict.PASS)
+
+
+def policy(severity="normal", **changes):
+    return RolloutSpec.model_validate(
+        {
+            "candidate": "v2",
+            "steps": [{"weight": 5, "hold": "30s"}, {"approve": True}, {"weight": 100}],
+            "gates": [
+                {"metric": "error_rate", "max_ratio": 1.5, "severity": severity, "min_samples": 20},
+                {"metric": "ttft", "quantile": 0.5, "max_ratio": 1.5, "min_samples": 20},
+                {"metric": "timeout_rate", "max": "5%", "min_samples": 20},
+            ],
+            **changes,
+        }
+    )
+
+
+def signals(**changes):
+    fields = {
+        "phase": Phase.PROGRESSING,
+        "step": 0,
+        "approved": -1,
+        "weight": 5.0,
+        "revision": 7,
+        "gateways": {"g1": 7, "g2": 8},
+        "serving": 1,
+    }
+    return Signals(**{**fields, **changes})
+
+
+def found(verdict, samples=100, missing=None):
+    return Finding(
+        verdict=verdict,
+        reason=f"it is a {verdict.value}",
+        effect=1.0,
+        low=None,
+        high=None,
+        limit=1.5,
+        samples=samples,
+        missing=missing,
+        log_e_worse=0.0,
+        log_e_fine=0.0,
+    )
+
+
+def concluded(spec=None, met=None, watched_s=60.0, **verdicts):
+    named = {"errors": ERRORS, "ttft": TTFT, "limit": LIMIT}
+    findings = {name: found(verdict) for name, verdict in PASSED.items()}
+    for short, finding in verdicts.items():
+        findings[named[short]] = finding if isinstance(finding, Finding) else found(finding)
+    return conclude(spec or policy(), met or signals(), Progress(step=0, watched_s=watched_s), findings)
+
+
+def test_with_all_gates_passed_and_the_time_held_the_next_step_is_taken():
+    done = concluded()
+    assert (done.action, done.reason) == (Action.ADVANCE, Reason.STEP_TAKEN)
+    assert done.why == "all 3 gates pass at 5%"
+
+
+def test_the_last_step_is_followed_by_the_promotion():
+    done = concluded(met=signals(step=2, weight=100.0))
+    assert (done.action, done.reason) == (Action.PROMOTE, Reason.PROMOTED)
+
+
+@pytest.mark.parametrize(
+    ("met", "why"),
+    [
+        ({"refused": "it answers 'Lyon'"}, "did not prove itself: it answers 'Lyon'"),
+        ({"lost": 3}, "3 replicas of the candidate were lost, more than 2"),
+    ],
+)
+@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.PROGRESSING, Phase.PAUSED])
+def test_a_candidate_that_is_down_is_taken_back_whatever_the_phase(met, why, phase):
+    done = concluded(met=signals(phase=phase, **met))
+    assert (done.action, done.reason) == (Action.ROLL_BACK, Reason.CANDIDATE_DOWN)
+    assert why in done.why
+
+
+def test_as_many_lost_replicas_as_are_allowed_change_nothing():
+    assert concluded(met=signals(lost=2)).action is Action.ADVANCE
+
+
+def test_a_failed_gate_takes_back_and_is_named():
+    done = concluded(errors=Verdict.FAIL)
+    assert (done.action, done.reason, done.gate) == (Action.ROLL_BACK, Reason.GATE_FAILED, ERRORS)
+    assert done.why == f"{ERRORS} failed: it is a fail"
+
+
+def test_a_failed_gate_pauses_where_the_policy_says_so():
+    done = concluded(policy(on_fail="pause"), ttft=Verdict.FAIL)
+    assert (done.action, done.reason, done.gate) == (Action.PAUSE, Reason.GATE_FAILED, TTFT)
+
+
+def test_a_critical_gate_takes_back_all_the_same_and_before_the_others():
+    spec = policy("critical", on_fail="pause")
+    done = concluded(spec, errors=Verdict.FAIL, ttft=Verdict.FAIL)
+    assert (done.action, done.gate) == (Action.ROLL_BACK, ERRORS)
+    assert concluded(spec, ttft=Verdict.FAIL).action is Action.PAUSE
+
+
+def test_a_gate_that_is_for_reading_decides_nothing():
+    assert concluded(policy("info"), errors=Verdict.FAIL).action is Action.ADVANCE
+    assert concluded(policy("info"), errors=Verdict.INCONCLUSIVE).action is Action.ADVANCE
+
+
+def test_a_paused_rollout_holds():
+    done = concluded(met=signals(phase=Phase.PAUSED))
+    assert (done.action, done.why) == (Action.HOLD, "paused")
+
+
+def test_a_paused_rollout_is_taken_back_by_a_failed_gate():
+    assert concluded(met=signals(phase=Phase.PAUSED), errors=Verdict.FAIL).action is Action.ROLL_BACK
+
+
+PENDING = {"phase": Phase.PENDING, "step": -1, "weight": 0.0, "gateways": {}}
+
+
+def test_the_first_step_is_taken_once_a_replica_serves():
+    done = concluded(met=signals(**PENDING))
+    assert (done.action, done.reason) == (Action.ADVANCE, Reason.STEP_TAKEN)
+    assert done.why == "1 replicas of the candidate serve; its first weight is 5%"
+
+
+@pytest.mark.parametrize(
+    ("met", "why"),
+    [
+        ({"serving": 0}, "no replica of the candidate serves yet"),
+        (
+            {"confirmed": False, "unconfirmed": "http://ci does not agree: red"},
+            "http://ci does not agree: red",
+        ),
+    ],
+)
+def test_before_that_it_waits_until_the_start_deadline(met, why):
+    early = concluded(met=signals(**PENDING, **met), watched_s=899.0)
+    assert (early.action, early.why) == (Action.HOLD, why)
+    late = concluded(met=signals(**PENDING, **met), watched_s=900.0)
+    assert (late.action, late.reason) == (Action.ROLL_BACK, Reason.CANDIDATE_DOWN)
+    assert late.why == f"{why}, after 15m"
+
+
+def test_a_step_that_waits_for_a_person_holds_until_it_is_approved():
+    done = concluded(met=signals(step=1))
+    assert (done.action, done.why) == (Action.HOLD, "a person's approval")
+    done = concluded(met=signals(step=1, approved=1), limit=Verdict.INCONCLUSIVE)
+    assert (done.action, done.why) == (Action.ADVANCE, "approved")
+
+
+@pytest.mark.parametrize(
+    ("met", "why"),
+    [
+        ({"gateways": {"g1": 6, "g2": 7}}, "1 of 2 gateways have not taken up the weight yet"),
+        ({"gateways": {}}, "0 of 0 gateways have not taken up the weight yet"),
+        ({"serving": 0}, "no replica of the candidate serves"),
+        ({"confirmed": False}, "the webhook's confirmation"),
+        ({"confirmed": False, "unconfirmed": "http://ci says no"}, "http://ci says no"),
+    ],
+)
+def test_a_step_is_not_over_while_something_is_missing(met, why):
+    done = concluded(met=signals(**met))
+    assert (done.action, done.why) == (Action.HOLD, why)
+
+
+def test_a_step_is_held_for_as_long_as_the_policy_says():
+    done = concluded(watched_s=12.0)
+    assert (done.action, done.why) == (Action.HOLD, "18 s of 30 s are left to hold")
+    assert concluded(watched_s=30.0).action is Action.ADVANCE
+
+
+def test_an_inconclusive_gate_holds_and_the_one_that_misses_most_is_named():
+    done = concluded(
+        errors=found(Verdict.INCONCLUSIVE, missing=70), limit=found(Verdict.INCONCLUSIVE, missing=400)
+    )
+    assert done.action is Action.HOLD
+    assert done.why == (
+        f"{LIMIT} is inconclusive and 1 more: it is a inconclusive, about 400 more answers of the candidate"
+    )
+    alone = concluded(errors=Verdict.INCONCLUSIVE)
+    assert alone.why == f"{ERRORS} is inconclusive: it is a inconclusive"
+
+
+def test_without_a_deadline_no_verdict_holds_for_ever():
+    assert concluded(watched_s=1e9, errors=Verdict.INCONCLUSIVE).action is Action.HOLD
+
+
+def test_no_verdict_by_the_deadline_does_what_the_policy_says():
+    taking_back = policy(deadline="10m", on_inconclusive="rollback")
+    assert concluded(taking_back, watched_s=599.0, errors=Verdict.INCONCLUSIVE).action is Action.HOLD
+    late = concluded(taking_back, watched_s=600.0, errors=Verdict.INCONCLUSIVE)
+    assert (late.action, late.reason) == (Action.ROLL_BACK, Reason.INCONCLUSIVE)
+    assert late.why.startswith(f"no verdict 10m into the step: {ERRORS} is inconclusive")
+    held = concluded(policy(deadline="10m"), watched_s=600.0, errors=Verdict.INCONCLUSIVE)
+    assert (held.action, held.why) == (Action.HOLD, late.why)
+
+
+def test_a_person_has_no_deadline():
+    spec = policy(deadline="10m", on_inconclusive="rollback")
+    assert concluded(spec, signals(step=1), watched_s=1e6).action is Action.HOLD
+
+
+def test_at_all_of_the_traffic_a_comparison_is_over_but_a_limit_of_its_own_is_not():
+    full, open_ = signals(step=2, weight=100.0), Verdict.INCONCLUSIVE
+    assert concluded(met=full, errors=open_, ttft=open_).action is Action.PROMOTE
+    assert concluded(met=full, limit=open_).action is Action.HOLD
+    assert concluded(met=full, errors=Verdict.FAIL).action is Action.ROLL_BACK
