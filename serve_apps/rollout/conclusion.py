@@ -39,7 +39,7 @@ def conclude(
     """Bad news first: what is down, what failed. Then whether the step has all that it needs, or is late."""
     if (down := _down(spec, signals)) is not None:
         return _take_back(Reason.CANDIDATE_DOWN, down)
-    if (failed := _failed(spec, findings)) is not None:
+    if (failed := _failed(spec, signals, findings)) is not None:
         return failed
     match signals.phase:
         case Phase.PAUSED:
@@ -68,14 +68,15 @@ def _down(spec: RolloutSpec, signals: Signals) -> str | None:
     return None
 
 
-def _failed(spec: RolloutSpec, findings: Mapping[str, Finding]) -> Conclusion | None:
+def _failed(spec: RolloutSpec, signals: Signals, findings: Mapping[str, Finding]) -> Conclusion | None:
     failed = [gate for gate in spec.judged if findings[gate.name].verdict is Verdict.FAIL]
     critical = [gate for gate in failed if gate.severity is Severity.CRITICAL]
     for gate in [*critical, *failed]:
         why = f"{gate.name} failed: {findings[gate.name].reason}"
         if gate.severity is Severity.CRITICAL or spec.on_fail is OnFail.ROLLBACK:
             return Conclusion(action=Action.ROLL_BACK, reason=Reason.GATE_FAILED, gate=gate.name, why=why)
-        return Conclusion(action=Action.PAUSE, reason=Reason.GATE_FAILED, gate=gate.name, why=why)
+        action = Action.HOLD if signals.phase is Phase.PAUSED else Action.PAUSE
+        return Conclusion(action=action, reason=Reason.GATE_FAILED, gate=gate.name, why=why)
     return None
 
 

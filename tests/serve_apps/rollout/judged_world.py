@@ -10,8 +10,9 @@ from cluster.registry import ModelStore
 from cluster.state import policies, tallies
 from cluster.state.tables import RolloutRow, utc_now
 from cluster.traffic import TrafficPolicy
-from serve_apps.rollout import records
+from serve_apps.rollout import reading, records
 from serve_apps.rollout.controller import Controller
+from serve_apps.rollout.reading import Facts
 from serve_apps.rollout.service import Applied, Rollouts
 from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.rollout.states import RolloutState
@@ -74,6 +75,12 @@ class World:
     def state(self, rollout: int) -> RolloutState:
         with self.store.database.snapshot() as session:
             return records.state_of(session.get(RolloutRow, rollout))
+
+    def facts(self, rollout: int) -> Facts:
+        with self.store.database.snapshot() as session:
+            found = reading.read(session, rollout, self.clock())
+        assert found is not None
+        return found
 
     def serve(self, seconds: float = 1.0, gateway: str = "g1") -> None:
         """Answer for so long, and write the tally as a gateway does."""

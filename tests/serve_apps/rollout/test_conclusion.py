@@ -124,6 +124,11 @@ def test_a_paused_rollout_is_taken_back_by_a_failed_gate():
     assert concluded(met=signals(phase=Phase.PAUSED), errors=Verdict.FAIL).action is Action.ROLL_BACK
 
 
+def test_a_paused_rollout_is_not_paused_again_but_says_which_gate_fails():
+    done = concluded(policy(on_fail="pause"), signals(phase=Phase.PAUSED), ttft=Verdict.FAIL)
+    assert (done.action, done.gate) == (Action.HOLD, TTFT)
+
+
 PENDING = {"phase": Phase.PENDING, "step": -1, "weight": 0.0, "gateways": {}}
 
 

@@ -135,6 +135,19 @@ def test_a_paused_rollout_is_taken_back_all_the_same(store, judged):
     assert judged.state(rollout).phase is Phase.ROLLED_BACK
 
 
+def test_one_that_a_gate_has_paused_is_looked_at_further(store, judged):
+    spec = RolloutSpec.model_validate({**QUICK.stored(), "on_fail": "pause"})
+    judged.errors["v2"] = 0.3
+    rollout, controller = judged.begin(spec).rollout_id, judged.controller()
+    assert judged.run(controller, rollout).reason is Reason.GATE_FAILED
+    before = judged.facts(rollout).seq
+    for _ in range(5):
+        judged.serve()
+        controller.tick()
+    assert judged.state(rollout).phase is Phase.PAUSED
+    assert judged.facts(rollout).seq == before + 5
+
+
 def test_a_newer_rollout_replaces_the_one_that_runs(store, judged):
     first, controller = judged.begin().rollout_id, judged.controller()
     judged.run(controller, first, 3)
