@@ -14,7 +14,7 @@ SUMMARIES = {
     "data": "prepare and inspect training data",
     "train": "run, list, show, follow and cancel fine-tuning runs",
     "serve": "see endpoints, replicas and who serves what; hand out API keys",
-    "rollout": "start a candidate, set its weight, promote it, roll it back",
+    "rollout": "start a candidate by hand or by a policy that judges it, promote it, roll it back",
     "doctor": "check this machine and say how to mend what is wrong",
     "up": "start a Ray cluster on this machine",
     "down": "stop what `up` started, and everything below it",

@@ -55,13 +55,16 @@ def of_model(
     *,
     revisions: Collection[int] | None = None,
     first: int | None = None,
+    since: datetime | None = None,
 ) -> list[GatewayTally]:
-    """Tallies of a model by revision and gateway: of these revisions, from `first`, where that is said."""
+    """Tallies of a model by revision and gateway: of these revisions, from `first`, seen `since`, if said."""
     query = select(TallyRow).where(TallyRow.model == model)
     if revisions is not None:
         query = query.where(TallyRow.revision.in_(revisions))
     if first is not None:
         query = query.where(TallyRow.revision >= first)
+    if since is not None:
+        query = query.where(TallyRow.seen_at >= since)
     rows = session.scalars(query.order_by(TallyRow.revision, TallyRow.gateway))
     return [
         GatewayTally(

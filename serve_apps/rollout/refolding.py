@@ -15,10 +15,11 @@ from serve_apps.rollout.states import Phase
 
 @dataclass(frozen=True, slots=True)
 class Redone:
-    """One look with what it says now; `stored` is what it said then."""
+    """One look with what it says now, and what is known after it; `stored` is what it said then."""
 
     seq: int
     inputs: LookInputs
+    progress: Progress
     outcome: Outcome
     stored: Outcome
 
@@ -41,7 +42,7 @@ def redo(spec: RolloutSpec, rows: Iterable[LookRow]) -> Iterator[Redone]:
     for row in rows:
         inputs = LookInputs.model_validate(row.inputs)
         progress, outcome = look(spec, progress, inputs)
-        yield Redone(row.seq, inputs, outcome, Outcome.model_validate(row.outcome))
+        yield Redone(row.seq, inputs, progress, outcome, Outcome.model_validate(row.outcome))
 
 
 def replay(spec: RolloutSpec, rows: Iterable[LookRow]) -> Iterator[Redone]:
@@ -57,7 +58,7 @@ def replay(spec: RolloutSpec, rows: Iterable[LookRow]) -> Iterator[Redone]:
         signals = inputs.signals.model_copy(update={"step": step, "phase": phase, "approved": step})
         inputs = inputs.model_copy(update={"signals": signals})
         progress, outcome = look(spec, progress, inputs)
-        yield Redone(row.seq, inputs, outcome, Outcome.model_validate(row.outcome))
+        yield Redone(row.seq, inputs, progress, outcome, Outcome.model_validate(row.outcome))
         match outcome.conclusion.action:
             case Action.ADVANCE:
                 step, phase = step + 1, Phase.PROGRESSING

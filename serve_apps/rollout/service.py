@@ -7,16 +7,17 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError as ConstraintError
 
 from cluster.config import StrictModel
-from cluster.errors import ConflictError, IntegrityError, LinnetError, NotFoundError, UsageError
+from cluster.errors import ConflictError, LinnetError, NotFoundError, UsageError
 from cluster.refs import VersionRef, parse_ref
 from cluster.registry import ModelStore
 from cluster.state import events, looks
 from cluster.state.tables import RolloutRow
 from serve_apps.rollout import records
 from serve_apps.rollout.machine import decide
+from serve_apps.rollout.recomputing import recompute
 from serve_apps.rollout.refolding import redo
 from serve_apps.rollout.spec import RolloutSpec
-from serve_apps.rollout.states import COMMANDS, Begin, Command, Decision, Prompting, Situation, Start
+from serve_apps.rollout.states import Begin, Command, Decision, Prompting, Situation, Start
 
 
 class Plan(StrictModel):
@@ -121,16 +122,7 @@ class Rollouts:
                 code="rollout.unknown_decision",
                 hint="`linnet rollout history MODEL` lists decisions with their ids.",
             )
-        try:
-            command = COMMANDS.validate_python(row.inputs["command"])
-            situation = Situation.model_validate(row.inputs["situation"])
-            stored = Decision.model_validate(row.outcome).model_dump(mode="json")
-        except (KeyError, ValueError) as error:
-            raise IntegrityError(
-                f"The stored inputs of decision {decision_id} cannot be read: {error}",
-                code="rollout.decision_unreadable",
-            ) from None
-        recomputed = _recompute(command, situation)
+        again = recompute(row)
         spec = records.spec_of(rollout) if rollout is not None else None
         redone = list(redo(spec, seen)) if spec is not None else []
         differing = next((one.seq for one in redone if not one.agrees), None)
@@ -139,9 +131,9 @@ class Rollouts:
             rollout_id=row.rollout_id,
             command=row.inputs["command"],
             situation=row.inputs["situation"],
-            outcome=stored,
-            recomputed=recomputed,
-            agrees=recomputed == stored and differing is None,
+            outcome=again.stored,
+            recomputed=again.now,
+            agrees=again.agrees and differing is None,
             looks=len(redone),
             look=redone[-1].outcome.model_dump(mode="json") if redone else None,
             differing=differing,
@@ -211,10 +203,3 @@ def _moved_on(plan: Plan) -> ConflictError:
         hint=f"Look again (`linnet rollout status {plan.command.model}`) and repeat the command.",
         retryable=True,
     )
-
-
-def _recompute(command: Command, situation: Situation) -> dict[str, Any]:
-    try:
-        return decide(command, situation).model_dump(mode="json")
-    except LinnetError as error:
-        return {"refused": error.to_dict()}

@@ -20,10 +20,10 @@ def _redraw(render: Callable[[], str]) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    with Live(Text(render()), auto_refresh=False, screen=False) as live:
+    with Live(Text.from_ansi(render()), auto_refresh=False, screen=False) as live:
         while True:
             time.sleep(PERIOD_S)
-            live.update(Text(render()), refresh=True)
+            live.update(Text.from_ansi(render()), refresh=True)
 
 
 def _follow(render: Callable[[], str]) -> None:

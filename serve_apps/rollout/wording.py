@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.state.tables import EventRow
 from cluster.traffic import TrafficPolicy
+from serve_apps.rollout import quantities
+from serve_apps.rollout.gate_spec import Severity
 from serve_apps.rollout.service import Applied, Explanation, Plan
+from serve_apps.rollout.spec import OnFail, RolloutSpec, Step
 from serve_apps.rollout.states import percent
+from serve_apps.rollout.units import written
 
 _ABSENT = "(absent)"
 
 
 def lines(plan: Plan) -> list[str]:
-    """What a plan changes: each version's weight, then each alias, from and to."""
+    """What a plan changes: weights, then aliases, from and to; and what a policy would do from there."""
     model, before, after = plan.command.model, _shares(plan.situation.policy), plan.decision.policy.weights()
     versions = dict.fromkeys([*before, *after])
     weights = [
@@ -25,7 +28,40 @@ def lines(plan: Plan) -> list[str]:
         f"{model}@{move.alias}  {move.before or _ABSENT} -> {move.after or _ABSENT}"
         for move in plan.decision.aliases
     ]
-    return [*weights, *moves] or [f"{model}  no weight and no alias moves"]
+    ends = (
+        [f"{model}:{plan.decision.replaced.candidate}  taken back from its rollout, as superseded"]
+        if plan.decision.replaced is not None
+        else []
+    )
+    changes = [*ends, *weights, *moves, *(_policy(plan.spec) if plan.spec is not None else [])]
+    return changes or [f"{model}  no weight and no alias moves"]
+
+
+def _policy(spec: RolloutSpec) -> list[str]:
+    """One line a part."""
+    on_fail = {OnFail.ROLLBACK: "taken back", OnFail.PAUSE: "paused"}[spec.on_fail]
+    gates = [
+        f"gate: {gate.name}{_with(quantities.limit(gate))}"
+        + ("" if gate.severity is Severity.NORMAL else f", {gate.severity.value}")
+        for gate in spec.gates
+    ]
+    return [
+        f"steps: {' -> '.join(_step(step) for step in spec.steps)}",
+        *gates,
+        f"when a gate fails, it is {on_fail}; one that is no worse, with a chance of {spec.alpha:g} at most",
+        f"its first replica must serve within {written(spec.start_deadline)}",
+    ]
+
+
+def _with(limit: str) -> str:
+    return f": {limit}" if limit else ""
+
+
+def _step(step: Step) -> str:
+    if step.weight is None:
+        return "approval"
+    held = step.soak or step.hold
+    return percent(step.weight) + (f" for {written(held)}" if held is not None else "")
 
 
 def detail(plan: Plan, applied: Applied | None) -> dict[str, Any]:
@@ -41,20 +77,8 @@ def detail(plan: Plan, applied: Applied | None) -> dict[str, Any]:
         "weights": decision.policy.weights(),
         "aliases": [move.model_dump() for move in decision.aliases],
         "sentence": decision.sentence,
+        "policy": None if plan.spec is None else plan.spec.stored(),
         "warning": applied.warning if applied else "",
-    }
-
-
-def history_row(event: EventRow) -> dict[str, Any]:
-    """One event; `decision` and `rollout` are None for an alias move, which its decision precedes."""
-    return {
-        "at": event.at,
-        "kind": event.kind,
-        "rollout": event.detail.get("rollout"),
-        "decision": event.detail.get("decision"),
-        "sentence": event.sentence,
-        "actor": event.actor,
-        "reason": event.reason,
     }
 
 

@@ -1,0 +1,1 @@
+"""A rollout drawn: weights and gates over time."""
