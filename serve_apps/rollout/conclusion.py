@@ -36,7 +36,20 @@ class Conclusion(StrictModel):
 def conclude(
     spec: RolloutSpec, signals: Signals, progress: Progress, findings: Mapping[str, Finding]
 ) -> Conclusion:
-    """Bad news first: what is down, what failed. Then whether the step has all that it needs, or is late."""
+    """Bad news first: what is down, what failed. Then whether the step has all that it needs, or is late.
+
+    What is to be taken back is kept while that would lose answers, unless the candidate is down itself.
+    """
+    found = _conclude(spec, signals, progress, findings)
+    if found.action is not Action.ROLL_BACK or found.reason is Reason.CANDIDATE_DOWN or signals.can_go_back:
+        return found
+    why = f"{found.why}; no replica of stable serves to go back to"
+    return found.model_copy(update={"action": Action.HOLD, "why": why})
+
+
+def _conclude(
+    spec: RolloutSpec, signals: Signals, progress: Progress, findings: Mapping[str, Finding]
+) -> Conclusion:
     if (down := _down(spec, signals)) is not None:
         return _take_back(Reason.CANDIDATE_DOWN, down)
     if (failed := _failed(spec, signals, findings)) is not None:

@@ -210,7 +210,7 @@ def command_for(facts: Facts, conclusion: Conclusion) -> Command | None:
             return Pause(model=model, rollout=rollout, why=conclusion.reason or Reason.PAUSED)
         case Action.ROLL_BACK:
             why = conclusion.reason or Reason.GATE_FAILED
-            # Without `force` it waits until stable can take the traffic; one that is down has none to give.
+            # One that is down has no traffic that stable would have to take.
             return Rollback(model=model, rollout=rollout, why=why, force=why is Reason.CANDIDATE_DOWN)
 
 

@@ -13,12 +13,12 @@ from sqlalchemy.orm import Session
 from cluster.state import policies, tallies
 from cluster.state.tables import DecisionRow, RolloutRow
 from cluster.state.tallies import GatewayTally
-from serve_apps.rollout import records
+from serve_apps.rollout import records, requirements
 from serve_apps.rollout.bookmark import Bookmark, news
 from serve_apps.rollout.looks import Counted, Progress, Signals
 from serve_apps.rollout.outside import replicas
 from serve_apps.rollout.spec import RolloutSpec
-from serve_apps.rollout.states import ACTIVE, RolloutState
+from serve_apps.rollout.states import ACTIVE, RolloutState, Situation
 
 GATEWAY_SILENT = timedelta(seconds=35)
 """A gateway renews its row each 10 s; one that has not for so long is gone."""
@@ -106,6 +106,7 @@ def _signals(
 ) -> Signals:
     policy = policies.get(session, row.model)
     reading = replicas.read(session, row.model, row.candidate, row.started_at)
+    met = Situation(model=row.model, policy=policy, replicas=records.live_replicas(session, row.model))
     refused = records.newest_refusals(session, row.model).get(row.candidate) if reading.refused else None
     return Signals(
         phase=state.phase,
@@ -117,6 +118,7 @@ def _signals(
         serving=reading.serving,
         lost=reading.restarts,
         refused=refused,
+        can_go_back=not state.weight or requirements.can_land(met, source=row.candidate, target=row.stable),
     )
 
 

@@ -16,9 +16,6 @@ from serve_apps.rollout.states import ACTIVE, Command, Decision, Phase, Reason, 
 
 def read_situation(session: Session, model: str) -> Situation:
     """What the database says of `model`; which versions read prompts alike is not its business."""
-    by_version: dict[str, Counter[str]] = {}
-    for row in replicas.live(session, model):
-        by_version.setdefault(row.version, Counter())[row.status] += 1
     return Situation(
         model=model,
         policy=policies.get(session, model),
@@ -29,9 +26,17 @@ def read_situation(session: Session, model: str) -> Situation:
             model,
             or_(RolloutRow.phase == Phase.PROMOTED.value, RolloutRow.reason == Reason.UNDONE.value),
         ),
-        replicas={version: dict(counts) for version, counts in by_version.items()},
+        replicas=live_replicas(session, model),
         refusals=newest_refusals(session, model),
     )
+
+
+def live_replicas(session: Session, model: str) -> dict[str, dict[str, int]]:
+    """By version, how many there are in each status."""
+    by_version: dict[str, Counter[str]] = {}
+    for row in replicas.live(session, model):
+        by_version.setdefault(row.version, Counter())[row.status] += 1
+    return {version: dict(counts) for version, counts in by_version.items()}
 
 
 def newest_refusals(session: Session, model: str) -> dict[str, str]:

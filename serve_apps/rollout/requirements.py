@@ -42,12 +42,8 @@ def require_serving(situation: Situation, version: str) -> None:
 
 
 def require_landing(situation: Situation, *, source: str, target: str) -> None:
-    """Raise GateFailedError where going back would move callers from a live version to none.
-
-    With neither version serving nothing can be lost, and the weights may move: after a
-    restart of everything, a rollback waits for no model to be loaded.
-    """
-    if situation.answers(target) or not situation.answers(source):
+    """Raise GateFailedError where going back would move callers from a live version to none."""
+    if can_land(situation, source=source, target=target):
         return
     raise GateFailedError(
         f"`{situation.model}:{target}` has no serving replica, while {source} serves: "
@@ -55,6 +51,15 @@ def require_landing(situation: Situation, *, source: str, target: str) -> None:
         code="gate.no_replica",
         hint=f"`serve deploy` a YAML that holds {target}, or add --force to move the traffic anyway.",
     )
+
+
+def can_land(situation: Situation, *, source: str, target: str) -> bool:
+    """Whether callers may be moved without losing an answer.
+
+    With neither version serving nothing can be lost, and the weights may move: after a
+    restart of everything, a rollback waits for no model to be loaded.
+    """
+    return situation.answers(target) or not situation.answers(source)
 
 
 def require_same_prompting(situation: Situation, stable: str, candidate: str) -> None:

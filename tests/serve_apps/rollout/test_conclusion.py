@@ -98,6 +98,14 @@ def test_a_failed_gate_takes_back_and_is_named():
     assert done.why == f"{ERRORS} failed: it is a fail"
 
 
+def test_what_has_failed_is_kept_while_nothing_else_would_answer():
+    done = concluded(met=signals(can_go_back=False), errors=Verdict.FAIL)
+    assert (done.action, done.gate) == (Action.HOLD, ERRORS)
+    assert done.why == f"{ERRORS} failed: it is a fail; no replica of stable serves to go back to"
+    assert concluded(met=signals(can_go_back=False, lost=3)).action is Action.ROLL_BACK
+    assert concluded(met=signals(can_go_back=False)).action is Action.ADVANCE
+
+
 def test_a_failed_gate_pauses_where_the_policy_says_so():
     done = concluded(policy(on_fail="pause"), ttft=Verdict.FAIL)
     assert (done.action, done.reason, done.gate) == (Action.PAUSE, Reason.GATE_FAILED, TTFT)

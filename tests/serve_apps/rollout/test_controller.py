@@ -148,6 +148,19 @@ def test_one_that_a_gate_has_paused_is_looked_at_further(store, judged):
     assert judged.facts(rollout).seq == before + 5
 
 
+def test_one_that_has_failed_is_taken_back_once_stable_answers_again(store, judged):
+    judged.errors["v2"] = 0.3
+    rollout, controller = judged.begin().rollout_id, judged.controller()
+    world.drop_replica(store, "v1")
+    judged.run(controller, rollout, 15)
+    with store.database.snapshot() as session:
+        last = looks.newest(session, rollout)
+    assert "no replica of stable serves to go back to" in last.outcome["conclusion"]["why"]
+    assert judged.state(rollout).phase is Phase.PROGRESSING
+    world.set_replica(store, "v1")
+    assert judged.run(controller, rollout, 5).reason is Reason.GATE_FAILED
+
+
 def test_a_newer_rollout_replaces_the_one_that_runs(store, judged):
     first, controller = judged.begin().rollout_id, judged.controller()
     judged.run(controller, first, 3)
