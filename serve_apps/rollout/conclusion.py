@@ -127,9 +127,9 @@ def _waits_for(
 
 
 def _is_enough(gate: Gate, step: Step, finding: Finding) -> bool:
-    # At 100% nobody is left to compare with: only limits of its own can still fail the candidate.
+    # At 100% nobody is left to compare with; that it answers is seen all the same.
     if step.weight == 100 and (gate.max_ratio is not None or gate.min_ratio is not None):
-        return True
+        return finding.samples >= gate.min_samples
     return finding.verdict is Verdict.PASS
 
 

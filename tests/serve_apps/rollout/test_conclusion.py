@@ -223,8 +223,17 @@ def test_a_person_has_no_deadline():
     assert concluded(spec, signals(step=1), watched_s=1e6).action is Action.HOLD
 
 
+FULL = signals(step=2, weight=100.0)
+
+
 def test_at_all_of_the_traffic_a_comparison_is_over_but_a_limit_of_its_own_is_not():
-    full, open_ = signals(step=2, weight=100.0), Verdict.INCONCLUSIVE
-    assert concluded(met=full, errors=open_, ttft=open_).action is Action.PROMOTE
-    assert concluded(met=full, limit=open_).action is Action.HOLD
-    assert concluded(met=full, errors=Verdict.FAIL).action is Action.ROLL_BACK
+    undecided = Verdict.INCONCLUSIVE
+    assert concluded(met=FULL, errors=undecided, ttft=undecided).action is Action.PROMOTE
+    assert concluded(met=FULL, limit=undecided).action is Action.HOLD
+    assert concluded(met=FULL, errors=Verdict.FAIL).action is Action.ROLL_BACK
+
+
+def test_at_all_of_the_traffic_it_must_have_answered_too():
+    few = found(Verdict.INCONCLUSIVE, samples=19, missing=1)
+    assert concluded(met=FULL, ttft=few).action is Action.HOLD
+    assert concluded(met=FULL, ttft=found(Verdict.INCONCLUSIVE, samples=20)).action is Action.PROMOTE

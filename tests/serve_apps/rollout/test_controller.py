@@ -69,6 +69,18 @@ def test_without_traffic_nothing_moves(store, judged):
         assert "nothing of the candidate" in looks.newest(session, rollout).outcome["conclusion"]["why"]
 
 
+def test_without_traffic_at_the_end_nothing_is_promoted(store, judged):
+    rollout, controller = judged.begin().rollout_id, judged.controller()
+    while judged.policy.weight < 100:
+        judged.serve()
+        controller.tick()
+    judged.per_second = 0
+    judged.run(controller, rollout, 60)
+    assert (judged.state(rollout).phase, judged.policy.weight) == (Phase.PROGRESSING, 100.0)
+    judged.per_second = 100
+    assert judged.run(controller, rollout, 60).phase is Phase.PROMOTED
+
+
 def test_every_stored_look_and_decision_is_reproduced(store, judged):
     judged.errors["v2"] = 0.2
     rollout = judged.begin().rollout_id
