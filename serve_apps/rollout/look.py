@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from cluster.config import StrictModel
 from serve_apps.rollout import compact
@@ -41,7 +41,7 @@ def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progr
             asked[gate.name],
             increment(gate, asked[gate.name], inputs.counted, before.past, inputs.told.get(gate.name)),
             step=step,
-            now=inputs.at.timestamp(),
+            now=inputs.at.replace(tzinfo=UTC).timestamp(),
         )
         for gate in spec.gates
         if is_tested(gate)

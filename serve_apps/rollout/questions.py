@@ -110,9 +110,9 @@ def _of_counts(one: Counted, metric: Metric) -> Block:
 def _of_sketches(
     one: Counted, gate: Gate, test: Test, metric: Metric, past: Mapping[str, Strata]
 ) -> Iterable[Block]:
-    for stratum in (
-        one.candidate.sketches.get(metric.name, {}).keys() | one.baseline.sketches.get(metric.name, {}).keys()
-    ):
+    sides = (one.candidate.sketches.get(metric.name, {}), one.baseline.sketches.get(metric.name, {}))
+    # In one order whatever the process: sums of floats depend on it, and looks are done again.
+    for stratum in sorted(sides[0].keys() | sides[1].keys()):
         ours, theirs = (_sketch(side, metric, stratum) for side in (one.candidate, one.baseline))
         if test.kind is Kind.QUANTILE_RATIO:
             before = past.get(metric.name, {}).get(stratum)
