@@ -19,6 +19,7 @@ from serve_apps.rollout.outside.config import (
     ScorerName,
     Webhook,
 )
+from serve_apps.rollout.question import question
 from serve_apps.rollout.units import Duration, Latency, Pace, Points, Rate, Tokens, written
 
 _LIMITED: dict[Unit, TypeAdapter[float]] = {
@@ -28,6 +29,15 @@ _LIMITED: dict[Unit, TypeAdapter[float]] = {
     Unit.TOKENS_PER_S: TypeAdapter(Pace),
 }
 _NUMBER: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(strict=True, allow_inf_nan=False)])
+_OF_ALL = ("metric", "prometheus", "webhook")
+_GOES_WITH = {
+    **dict.fromkeys(("severity", *_OF_ALL), _OF_ALL),
+    **dict.fromkeys(("max", "min"), ("metric", "prometheus")),
+    **dict.fromkeys(
+        ("data", "sample", "seed", "scorer", "judge", "max_tokens", "api_key_env", "every"), (QUALITY,)
+    ),
+}
+"""Keys of a gate by what they say something of; the others are of metrics."""
 _LIMITS = ("max", "min", "max_ratio", "min_ratio", "max_increase", "max_drop")
 
 
@@ -84,11 +94,23 @@ class Gate(StrictModel):
         given = [name for name in ("metric", "prometheus", "webhook") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError("give exactly one of `metric`, `prometheus` and `webhook`")
+        self._check_keys(given[0])
         if self.metric is not None:
             self._check_metric(_known(self.metric))
         elif self.prometheus is not None:
             self.query()
         return self
+
+    def _check_keys(self, what: str) -> None:
+        """A key that says nothing of this kind of gate would be ignored, which nobody means."""
+        for name, field in type(self).model_fields.items():
+            goes_with = _GOES_WITH.get(name, ("metric",))
+            if (
+                what not in goes_with
+                and self.metric not in goes_with
+                and getattr(self, name) != field.default
+            ):
+                raise ValueError(f"`{field.alias or name}` does not go with `{self.metric or what}`")
 
     def _check_metric(self, metric: Metric) -> None:
         limits = [name for name in _LIMITS if getattr(self, name) is not None]
@@ -111,12 +133,24 @@ class Gate(StrictModel):
             raise ValueError("`for` goes with `max` or `min`")
         if self.tolerate is not None and (metric.kind is not Kind.RATE or limit != "max_ratio"):
             raise ValueError("`tolerate` goes with `max_ratio` of a rate")
-        if (self.data is None) == (metric.name == QUALITY):
-            raise ValueError("`quality` needs `data`" if self.data is None else "`data` goes with `quality`")
+        if metric.name == QUALITY and self.data is None:
+            raise ValueError("`quality` needs `data`")
         if self.data is not None:
             self.quality()
         if self.source is Source.SHADOW and metric.event not in TEXT_EVENTS:
             raise ValueError(f"`{metric.name}` is not counted in shadow pairs")
+        self._check_limit(metric)
+
+    def _check_limit(self, metric: Metric) -> None:
+        """What the judge would refuse at the first look is refused here, with its line."""
+        if metric.kind is Kind.REPLICA:
+            if self.absolute() < 0:
+                raise ValueError(f"`max` of `{metric.name}` is a number from 0")
+            return
+        try:
+            question(self, alpha=0.5)
+        except ValidationError as error:
+            raise ValueError(_first(error)) from None
 
     def absolute(self) -> float:
         """`max` or `min` in the metric's own unit: a share, seconds, tokens, a number. Raises ValueError."""
@@ -125,7 +159,7 @@ class Gate(StrictModel):
         try:
             return _LIMITED.get(unit, _NUMBER).validate_python(given)
         except ValidationError as error:
-            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            raise ValueError(_first(error)) from None
 
     def query(self) -> PrometheusGate:
         """A query with its limits. For gates that are one; raises ValueError."""
@@ -160,6 +194,12 @@ class Gate(StrictModel):
         limit = next(name for name in _LIMITS if getattr(self, name) is not None)
         for_ = "" if self.for_ is None else f" for {written(self.for_)}"
         return f"{self.metric}{at}{shadow} {limit}{for_}"
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    where = "".join(f"`{part}`: " for part in found["loc"])
+    return where + found["msg"].removeprefix("Value error, ")
 
 
 def _known(name: str) -> Metric:

@@ -51,6 +51,7 @@ def _quantity(name: str, unit: Unit, *, lower_is_worse: bool | None = False) -> 
 
 
 QUALITY = "quality"
+LOGPROB = "mean_logprob"
 
 METRICS = {
     metric.name: metric
@@ -72,7 +73,7 @@ METRICS = {
         _quantity("e2el", Unit.SECONDS),
         _quantity("tokens_per_s", Unit.TOKENS_PER_S, lower_is_worse=True),
         _quantity("answer_tokens", Unit.TOKENS, lower_is_worse=None),
-        _quantity("mean_logprob", Unit.NATS, lower_is_worse=True),
+        _quantity(LOGPROB, Unit.NATS, lower_is_worse=True),
         Metric("restarts", Kind.REPLICA, Unit.NUMBER),
         Metric(QUALITY, Kind.PAIRED, Unit.POINTS, lower_is_worse=True),
     )

@@ -1,4 +1,4 @@
-"""From a gate of the YAML to the question that the judge answers, and to what it counts in a look."""
+"""The questions of a policy, and what each counts in a look."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from serve_apps.rollout.judge import blocks
 from serve_apps.rollout.judge.blocks import Block
 from serve_apps.rollout.judge.evidence import Increment
 from serve_apps.rollout.judge.sketch import Sketch
-from serve_apps.rollout.judge.terms import Direction, Kind, Test
+from serve_apps.rollout.judge.terms import Kind, Test
 from serve_apps.rollout.looks import Counted, Strata, Told
 from serve_apps.rollout.metrics import METRICS, Metric
 from serve_apps.rollout.metrics import Kind as MetricKind
+from serve_apps.rollout.question import limit_of_values, question, worse
 from serve_apps.rollout.spec import RolloutSpec
 
 RESTARTS = "restarts"
@@ -30,48 +31,7 @@ def tests(spec: RolloutSpec) -> dict[str, Test]:
     asked = [gate for gate in spec.gates if is_tested(gate)]
     sharing = [gate for gate in asked if gate in spec.judged and gate.for_ is None]
     alpha = spec.alpha / max(len(sharing), 1)
-    return {gate.name: _test(gate, alpha) for gate in asked}
-
-
-def _test(gate: Gate, alpha: float) -> Test:
-    metric = METRICS[gate.metric or ""]
-    common = {"min_samples": gate.min_samples, "alpha": alpha}
-    if gate.max_drop is not None or gate.max_increase is not None:
-        drops = gate.max_drop is not None
-        limit = gate.max_drop if gate.max_drop is not None else gate.max_increase
-        direction = Direction.LOWER if drops else Direction.HIGHER
-        return Test(kind=Kind.PAIRED, limit=limit or 0.0, direction=direction, **common)
-    ratio = gate.max_ratio if gate.max_ratio is not None else gate.min_ratio
-    direction = _direction(gate, metric)
-    if ratio is not None and metric.kind is MetricKind.RATE:
-        return Test(kind=Kind.RATIO, limit=ratio, tolerate=gate.tolerate, **common)
-    if ratio is not None:
-        return Test(
-            kind=Kind.QUANTILE_RATIO, limit=ratio, quantile=gate.quantile, direction=direction, **common
-        )
-    if gate.for_ is not None:
-        seconds = gate.for_.total_seconds()
-        return Test(kind=Kind.THRESHOLD, limit=_share(gate, direction), duration_s=seconds, **common)
-    if metric.kind is MetricKind.RATE:
-        return Test(kind=Kind.RATE, limit=gate.absolute(), **common)
-    return Test(
-        kind=Kind.QUANTILE_LIMIT, limit=gate.absolute(), quantile=gate.quantile, direction=direction, **common
-    )
-
-
-def _direction(gate: Gate, metric: Metric) -> Direction:
-    # A sketch holds how far the log-probability is from certainty, of which more is worse.
-    if metric.name == "mean_logprob":
-        return Direction.HIGHER
-    lower = gate.min is not None or gate.min_ratio is not None
-    return Direction.LOWER if lower else Direction.HIGHER
-
-
-def _share(gate: Gate, direction: Direction) -> float:
-    """The share of bad answers at which a plain threshold is exceeded."""
-    if gate.quantile is None:
-        return gate.absolute()
-    return 1 - gate.quantile if direction is Direction.HIGHER else gate.quantile
+    return {gate.name: question(gate, alpha) for gate in asked}
 
 
 def increment(
@@ -120,12 +80,12 @@ def _of_sketches(
                 ours,
                 theirs,
                 compact.read(before),
-                quantile=gate.quantile or 0.5,
+                quantile=test.quantile or 0.5,
                 limit=test.limit,
                 direction=test.direction,
             )
         else:
-            block = blocks.beyond(ours, limit=gate.absolute(), direction=test.direction)
+            block = blocks.beyond(ours, limit=limit_of_values(gate), direction=worse(gate))
         if block is not None:
             yield block
 

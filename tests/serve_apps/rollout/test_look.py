@@ -75,9 +75,7 @@ def side(requests, errors=0, ttft=0.1, strata=("p0",)):
         counts={"requests": requests, "errors": errors},
         sketches={
             "ttft": {stratum: sketch([ttft] * (requests - errors)) for stratum in strata},
-            "tokens_per_s": {
-                stratum: sketch([1 / (ttft or 1e-3)] * (requests - errors)) for stratum in strata
-            },
+            "tokens_per_s": {stratum: sketch([pace] * (requests - errors)) for stratum in strata},
         },
     )
 

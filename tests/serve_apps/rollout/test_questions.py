@@ -82,8 +82,10 @@ def test_a_threshold_on_a_quantile_is_on_the_share_beyond_it():
 
 
 def test_more_distance_from_certainty_is_worse():
-    test = question(metric="mean_logprob", quantile=0.5, min_ratio=0.8)
-    assert test.direction is Direction.HIGHER
+    test = question(metric="mean_logprob", quantile=0.25, min_ratio=0.8)
+    assert (test.direction, test.limit, test.quantile) == (Direction.HIGHER, 1.25, 0.75)
+    test = question(metric="mean_logprob", quantile=0.5, min=-2)
+    assert (test.direction, test.limit, test.quantile) == (Direction.HIGHER, 2, 0.5)
 
 
 def test_alpha_is_shared_by_the_gates_that_may_fail_by_chance():
@@ -143,6 +145,16 @@ def test_a_limit_on_a_quantile_counts_what_lies_beyond_it_in_each_stratum():
     ]
     found = added({"metric": "ttft", "quantile": 0.5, "max": "800ms"}, counted)
     assert found.blocks == (Block(2, 1), Block(1, 1))
+
+
+def test_below_a_limit_is_bad_where_lower_is_worse():
+    paces = VersionTally(sketches={"tokens_per_s": {"p0": sketch(5.0, 50.0, 60.0)}})
+    gate = {"metric": "tokens_per_s", "quantile": 0.1, "min": "20 tokens/s"}
+    for more in ({}, {"for": "2m"}):
+        assert added(gate | more, [Counted(revision=1, candidate=paces)]).blocks == (Block(3, 1),)
+    doubts = VersionTally(sketches={"mean_logprob": {"p0": sketch(0.5, 1.0, 3.0)}})
+    gate = {"metric": "mean_logprob", "quantile": 0.5, "min": -2}
+    assert added(gate, [Counted(revision=1, candidate=doubts)]).blocks == (Block(3, 1),)
 
 
 def test_a_ratio_of_quantiles_goes_by_the_baseline_before_this_look():

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from serve_apps.rollout.gate_spec import Gate
+from serve_apps.rollout.metrics import METRICS, Kind
+
+HOOK = {"webhook": {"url": "http://ci", "kind": "gate"}}
+QUERY = {"prometheus": {"url": "http://p", "query": "up"}, "max": 3}
+QUALITY = {"metric": "quality", "data": "set.jsonl", "max_drop": "5 points"}
+
+ACCEPTED = [
+    {"metric": "error_rate", "max_ratio": 1.5, "tolerate": "1%", "min_samples": 50, "severity": "critical"},
+    {"metric": "error_rate", "max": "5%", "for": "5m"},
+    {"metric": "ttft", "quantile": 0.99, "max_ratio": 2},
+    {"metric": "ttft", "quantile": 0.95, "max": "800ms"},
+    {"metric": "tokens_per_s", "quantile": 0.5, "min_ratio": 0.8},
+    {"metric": "tokens_per_s", "quantile": 0.1, "min": "20 tokens/s"},
+    {"metric": "answer_tokens", "quantile": 0.5, "max": "200 tokens"},
+    {"metric": "mean_logprob", "quantile": 0.5, "min": -1.5},
+    {"metric": "restarts", "max": 0},
+    {"metric": "refusal_rate", "source": "shadow", "max_increase": "2 points"},
+    QUALITY | {"every": "30m", "sample": 20, "seed": 4, "severity": "info"},
+    QUERY,
+    HOOK,
+]
+
+
+def refusal(**gate):
+    with pytest.raises(ValidationError) as caught:
+        Gate.model_validate(gate)
+    return caught.value.errors()[0]["msg"]
+
+
+@pytest.mark.parametrize("gate", ACCEPTED, ids=lambda gate: gate.get("metric") or next(iter(gate)))
+def test_what_is_accepted_is_stored_and_read_as_the_same(gate):
+    read = Gate.model_validate(gate)
+    assert Gate.model_validate(read.model_dump(mode="json", by_alias=True, exclude_none=True)) == read
+
+
+def test_an_unknown_metric_gets_the_nearest_and_all_that_there_are():
+    told = refusal(metric="eror_rate", max_ratio=2)
+    assert "`eror_rate` is not a metric" in told
+    assert "error_rate" in told
+    assert all(name in told for name in METRICS)
+
+
+@pytest.mark.parametrize(
+    ("gate", "told"),
+    [
+        ({"metric": "error_rate", "max": 0.02}, "the unit is missing (%)"),
+        ({"metric": "ttft", "quantile": 0.5, "max": 1}, "the unit is missing"),
+        ({"metric": "ttft", "quantile": 0.5, "max": "1"}, "the unit is missing"),
+        ({"metric": "ttft", "quantile": 0.5, "max": "2%"}, "this is no latency"),
+        ({"metric": "tokens_per_s", "quantile": 0.5, "min": 20}, "the unit is missing (tokens/s)"),
+        ({"metric": "answer_tokens", "quantile": 0.5, "max": 20}, "the unit is missing (tokens)"),
+        (QUALITY | {"max_drop": 5}, "the unit is missing (points"),
+        ({"metric": "error_rate", "max_ratio": 2, "tolerate": 0.01}, "the unit is missing (%)"),
+    ],
+)
+def test_a_limit_without_its_unit_says_which_there_are(gate, told):
+    assert told in refusal(**gate)
+
+
+@pytest.mark.parametrize(
+    ("gate", "told"),
+    [
+        ({}, "exactly one of `metric`, `prometheus` and `webhook`"),
+        (QUERY | {"metric": "error_rate"}, "exactly one of `metric`, `prometheus` and `webhook`"),
+        ({"metric": "error_rate"}, "needs exactly one of max, min"),
+        ({"metric": "error_rate", "max": "2%", "max_ratio": 2}, "needs exactly one of max, min"),
+        ({"metric": "error_rate", "min_ratio": 0.5}, "`min_ratio` is no limit of `error_rate`"),
+        ({"metric": "ttft", "quantile": 0.5, "min": "1s"}, "give max or max_ratio"),
+        ({"metric": "tokens_per_s", "quantile": 0.5, "max_ratio": 2}, "give min or min_ratio"),
+        ({"metric": "quality", "data": "x", "max_ratio": 2}, "give max_drop"),
+        ({"metric": "ttft", "max_ratio": 2}, "needs a `quantile`, such as 0.95"),
+        ({"metric": "error_rate", "quantile": 0.5, "max_ratio": 2}, "has no quantile"),
+        ({"metric": "error_rate", "max_ratio": 2, "for": "5m"}, "`for` goes with `max` or `min`"),
+        ({"metric": "error_rate", "max": "2%", "tolerate": "1%"}, "`tolerate` goes with `max_ratio`"),
+        ({"metric": "quality", "max_drop": "5 points"}, "`quality` needs `data`"),
+        (
+            {"metric": "error_rate", "source": "shadow", "max_increase": "2 points"},
+            "`error_rate` is not counted in shadow pairs",
+        ),
+        ({"metric": "refusal_rate", "source": "shadow", "max_ratio": 2}, "give max_increase"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(gate, told):
+    assert told in refusal(**gate)
+
+
+@pytest.mark.parametrize(
+    ("gate", "key"),
+    [
+        (QUERY | {"for": "5m"}, "for"),
+        (QUERY | {"quantile": 0.5}, "quantile"),
+        (HOOK | {"max": 3}, "max"),
+        (HOOK | {"min_samples": 10}, "min_samples"),
+        ({"metric": "error_rate", "max_ratio": 2, "data": "set.jsonl"}, "data"),
+        ({"metric": "error_rate", "max_ratio": 2, "every": "5m"}, "every"),
+        ({"metric": "error_rate", "max_ratio": 2, "scorer": "contains"}, "scorer"),
+    ],
+)
+def test_a_key_that_would_be_ignored_is_refused(gate, key):
+    assert f"`{key}` does not go with" in refusal(**gate)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"metric": "error_rate", "max": "0%"},
+        {"metric": "error_rate", "max": "100%"},
+        {"metric": "error_rate", "max": "100%", "for": "1m"},
+        {"metric": "error_rate", "max": "2%", "for": "0s"},
+        {"metric": "error_rate", "max_ratio": 1.5, "tolerate": "0%"},
+        {"metric": "error_rate", "max_ratio": 1.5, "tolerate": "100%"},
+        {"metric": "error_rate", "max_ratio": float("inf")},
+        {"metric": "ttft", "quantile": 0.5, "max": "0ms"},
+        {"metric": "answer_tokens", "quantile": 0.5, "min": "0 tokens"},
+        {"metric": "mean_logprob", "quantile": 0.5, "min": 1.5},
+        {"metric": "refusal_rate", "source": "shadow", "max_increase": "100 points"},
+        {"metric": "restarts", "max": -1},
+        QUALITY | {"max_drop": "100 points"},
+    ],
+    ids=str,
+)
+def test_a_limit_that_the_judge_could_not_judge_is_refused_at_once(gate):
+    assert refusal(**gate)
+
+
+@pytest.mark.parametrize(
+    ("gate", "name"),
+    [
+        ({"metric": "error_rate", "max_ratio": 1.5}, "error_rate max_ratio"),
+        ({"metric": "error_rate", "max": "5%", "for": "5m"}, "error_rate max for 5m"),
+        ({"metric": "ttft", "quantile": 0.999, "max": "1s"}, "ttft p99.9 max"),
+        (ACCEPTED[9], "refusal_rate of shadow pairs max_increase"),
+        (QUERY, "prometheus up"),
+        (HOOK, "webhook http://ci"),
+    ],
+)
+def test_a_gate_is_named_by_what_it_compares(gate, name):
+    assert Gate.model_validate(gate).name == name
+
+
+def test_absolute_limits_are_in_the_metrics_own_unit():
+    def limit(**gate):
+        return Gate.model_validate(gate).absolute()
+
+    assert limit(metric="error_rate", max="2%") == 0.02
+    assert limit(metric="ttft", quantile=0.5, max="800ms") == 0.8
+    assert limit(metric="tokens_per_s", quantile=0.5, min="20 tokens/s") == 20
+
+
+BETTER = [
+    (metric.name, limit)
+    for metric in METRICS.values()
+    if metric.kind is Kind.QUANTITY and metric.lower_is_worse is not None
+    for limit in (("max", "max_ratio") if metric.lower_is_worse else ("min", "min_ratio"))
+]
+
+
+@pytest.mark.parametrize(("name", "limit"), BETTER)
+def test_no_quantity_takes_a_limit_on_its_better_side(name, limit):
+    value = {"max_ratio": 2, "min_ratio": 0.5}.get(limit, "1s")
+    assert "is no limit of" in refusal(metric=name, quantile=0.5, **{limit: value})
