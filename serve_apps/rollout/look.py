@@ -17,6 +17,7 @@ from serve_apps.rollout.looks import Counted, LookInputs, Progress, Shown, Signa
 from serve_apps.rollout.outside.verdict import Answer
 from serve_apps.rollout.questions import increment, is_tested, tests
 from serve_apps.rollout.spec import RolloutSpec
+from serve_apps.rollout.states import Phase
 
 LONGEST_GAP_S = 60.0
 """What counts of the time between two looks at most: a clock that jumps, or a controller that was away,
@@ -69,6 +70,9 @@ def _timed(before: Progress, inputs: LookInputs) -> Progress:
             update={"looked_at": inputs.at, "step": inputs.signals.step, "watched_s": 0.0, "shown": {}}
         )
     gap = min(max(_seconds(before.looked_at, inputs.at), 0.0), LONGEST_GAP_S)
+    if inputs.signals.phase is Phase.PAUSED:
+        # Else a rollout that goes on after a long pause would be late at once.
+        gap = 0.0
     return before.model_copy(update={"looked_at": inputs.at, "watched_s": before.watched_s + gap})
 
 

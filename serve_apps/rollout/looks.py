@@ -80,10 +80,10 @@ class Shown(StrictModel):
 class Progress(StrictModel):
     """What is known after a look.
 
-    `watched_s`: for how long looks have gone on at this step; time in which nobody looked is not in it.
-    `evidence` by gate; `past`: the baseline's values since the rollout began, by metric and stratum;
-    `shown` by metric; `answers`: the newest word from outside, by gate. `rounds` of a held-out set are
-    done; `missing`: why the newest one gave nothing.
+    `watched_s`: for how long looks have gone on at this step; pauses, and time in which nobody looked, are
+    not in it. `evidence` by gate; `past`: the baseline's values since the rollout began, by metric and
+    stratum; `shown` by metric; `answers`: the newest word from outside, by gate. `rounds` of a held-out set
+    are done; `missing`: why the newest one gave nothing.
     """
 
     looked_at: datetime | None = None

@@ -100,6 +100,11 @@ def test_a_clock_that_goes_back_takes_nothing_away():
     assert watched(inputs(0), inputs(30), inputs(-3600), inputs(-3590)) == 40
 
 
+def test_a_pause_is_not_a_part_of_the_step():
+    paused = [inputs(seconds, phase=Phase.PAUSED) for seconds in (20, 50, 80)]
+    assert watched(inputs(0), inputs(10), *paused, inputs(90)) == 20
+
+
 def test_with_a_new_step_the_time_begins_anew():
     assert watched(inputs(0), inputs(30), inputs(40, step=1), inputs(45, step=1)) == 5
 
