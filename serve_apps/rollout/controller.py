@@ -120,6 +120,10 @@ class Controller:
             # A person was quicker, or the database is away: the next tick sees what is so then.
             _log.warning("rollout %d is not looked at now: %s", rollout, error)
             return False
+        except Exception:
+            # One whose rows cannot be read must not hold up the others.
+            _log.exception("rollout %d cannot be looked at", rollout)
+            return False
 
     def _look_at(self, facts: Facts) -> bool:
         self._outside.follow(facts)

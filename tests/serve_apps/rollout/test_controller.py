@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import ConflictError
 from cluster.state import looks
-from cluster.state.tables import DecisionRow
+from cluster.state.tables import DecisionRow, RolloutRow
 from serve_apps.rollout.refolding import redo, replay
 from serve_apps.rollout.service import Rollouts
 from serve_apps.rollout.spec import RolloutSpec
@@ -117,6 +117,24 @@ def test_two_controllers_cannot_both_act(store, judged):
         older.tick()
     assert caught.value.code == "controller.superseded"
     assert judged.run(newer, rollout).phase is Phase.PROMOTED
+
+
+def test_one_that_cannot_be_read_holds_up_no_other(store, judged):
+    with store.database.transaction() as session:
+        session.add(
+            RolloutRow(
+                model="other",
+                candidate="b",
+                stable="a",
+                phase="progressing",
+                reason="started",
+                weight=0.0,
+                spec={"of": "another release"},
+                spec_sha256="0" * 64,
+            )
+        )
+    rollout = judged.begin().rollout_id
+    assert judged.run(judged.controller(), rollout).phase is Phase.PROMOTED
 
 
 def test_a_person_pauses_resumes_and_approves(store, judged):
