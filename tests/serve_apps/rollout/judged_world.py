@@ -17,6 +17,7 @@ from serve_apps.rollout.service import Applied, Rollouts
 from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.rollout.states import RolloutState
 from serve_apps.sketch import SketchBuilder
+from tests.serve_apps.rollout import world
 from tests.serve_apps.rollout.world import MODEL
 
 STRATUM = "p1"
@@ -51,6 +52,7 @@ class World:
 
     def __init__(self, store: ModelStore, seed: int = 1) -> None:
         self.store = store
+        world.outlast_the_test(store)
         self.clock = Clock()
         self.draw = random.Random(seed)
         self.per_second = 100

@@ -2,18 +2,31 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 
 from cluster import manifest as manifests
 from cluster.config import Settings
 from cluster.manifest import VersionKind, VersionManifest
 from cluster.registry import ModelStore
-from cluster.state import replicas
+from cluster.state import losses, replicas
+from cluster.state.losses import Loss, Signal
 from cluster.state.replicas import ReplicaStatus
-from cluster.state.tables import AliasRow, Base, DecisionRow, EventRow, PolicyRow, RolloutRow
+from cluster.state.tables import (
+    AliasRow,
+    Base,
+    ControllerRow,
+    DecisionRow,
+    EventRow,
+    LookRow,
+    PolicyRow,
+    ReplicaRow,
+    RolloutRow,
+    utc_now,
+)
 
 MODEL = "tiny"
 VERSIONS = ("v1", "v2", "v3")
@@ -66,9 +79,63 @@ def drop_replica(store: ModelStore, version: str) -> None:
         replicas.forget(session, f"{version}#1")
 
 
+def serve_for_long(store: ModelStore, version: str, replica: str) -> None:
+    """A replica that serves and needs not say so again."""
+    with store.database.transaction() as session:
+        replicas.report(session, replica=replica, model=MODEL, version=version, status=ReplicaStatus.SERVING)
+    outlast_the_test(store)
+
+
+def outlast_the_test(store: ModelStore) -> None:
+    """No lease of a replica that there is runs out, however slow the machine is."""
+    with store.database.transaction() as session:
+        session.execute(update(ReplicaRow).values(seen_at=utc_now() + timedelta(days=1)))
+
+
+def lose_replica(store: ModelStore, version: str, replica: str, *, killed: bool) -> None:
+    """It stops in good order, or is missed by a gateway."""
+    now = utc_now()
+    with store.database.transaction() as session:
+        replicas.forget(session, replica)
+        if killed:
+            losses.add(
+                session,
+                Loss(
+                    replica=replica,
+                    model=MODEL,
+                    version=version,
+                    signal=Signal.DROPPED,
+                    heard_at=now,
+                    detected_at=now,
+                    isolated_at=now,
+                ),
+            )
+
+
+def refuse_replica(store: ModelStore, version: str, replica: str) -> None:
+    """A replica that does not prove itself."""
+    with store.database.transaction() as session:
+        replicas.report(
+            session,
+            replica=replica,
+            model=MODEL,
+            version=version,
+            status=ReplicaStatus.REFUSED,
+            detail={"reason": "it answers otherwise"},
+        )
+
+
 def dump(store: ModelStore) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row that a rollout command may write."""
-    tables: list[type[Base]] = [AliasRow, PolicyRow, RolloutRow, DecisionRow, EventRow]
+    """Every row that a rollout command or a controller may write."""
+    tables: list[type[Base]] = [
+        AliasRow,
+        PolicyRow,
+        RolloutRow,
+        LookRow,
+        DecisionRow,
+        EventRow,
+        ControllerRow,
+    ]
     with store.database.snapshot() as session:
         return {
             table.__tablename__: [tuple(row) for row in session.execute(select(*table.__table__.columns))]
@@ -76,8 +143,8 @@ def dump(store: ModelStore) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
-class Killed(Exception):
-    """Stands for a process that ends there."""
+class Killed(BaseException):
+    """Stands for a process that ends there, whatever it would catch."""
 
 
 @contextmanager
