@@ -10,8 +10,9 @@ from alembic.config import Config
 from sqlalchemy import text
 
 import cluster.state
-from cluster.state import policies, tallies
-from cluster.state.database import Database, open_database
+from cluster.state import controllers, looks, policies, tallies
+from cluster.state.database import HEAD, Database, open_database
+from cluster.state.tables import RolloutRow
 from cluster.traffic import TrafficPolicy
 
 
@@ -48,3 +49,36 @@ def test_policies_from_before_they_were_judged_stay_as_they_are(url):
         )
         assert tallies.of_model(session, "m") == []
     after.dispose()
+
+
+def test_rollouts_from_before_they_were_judged_have_no_policy_and_no_step(url):
+    before = migrate(url, "0006")
+    with before.transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO rollouts"
+                " (model, candidate, stable, phase, reason, weight, started_at, updated_at)"
+                " VALUES ('m', 'v2', 'v1', 'progressing', 'started', 10,"
+                " '2026-01-01 00:00:00', '2026-01-02 00:00:00')"
+            )
+        )
+    before.dispose()
+    after = open_database(url)
+    with after.snapshot() as session:
+        row = session.get_one(RolloutRow, 1)
+        assert (row.candidate, row.phase, row.weight) == ("v2", "progressing", 10.0)
+        assert (row.spec, row.spec_sha256, row.progress) == (None, None, None)
+        assert (row.steps, row.step, row.approved, row.looks) == (0, -1, -1, 0)
+        assert looks.of_rollout(session, 1) == []
+        assert controllers.current(session, "rollouts") is None
+    after.dispose()
+
+
+def test_each_revision_follows_the_one_before_it_and_the_last_is_the_codes(url):
+    folder = Path(cluster.state.__file__).parent / "migrations" / "versions"
+    revisions = [path.name[1:5] for path in sorted(folder.glob("v*.py"))]
+    assert revisions == [f"{number:04}" for number in range(1, len(revisions) + 1)]
+    assert revisions[-1] == HEAD
+    for revision in revisions:
+        migrate(url, revision).dispose()
+    open_database(url).dispose()
