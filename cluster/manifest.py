@@ -54,10 +54,11 @@ class VersionKind(StrEnum):
 
 
 class Lineage(StrictModel):
-    """The run and step that a version came from."""
+    """The run and step that a version came from, and what was measured there, such as `eval_loss`."""
 
     run: str
     step: int
+    metrics: dict[str, float] = Field(default_factory=dict)
 
 
 class GoldenAnswer(StrictModel):

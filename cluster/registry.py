@@ -8,8 +8,9 @@ from cluster.config import Settings
 from cluster.errors import NotFoundError, did_you_mean, one_of
 from cluster.manifest import Golden, Lineage, Problem, VersionKind, VersionManifest
 from cluster.refs import AliasRef, VersionRef, parse_ref
-from cluster.state import events
+from cluster.state import events, journeys
 from cluster.state.database import Database, open_database
+from cluster.state.journeys import Journey
 from cluster.state.tables import EventRow
 from cluster.storage import Storage
 from cluster.store import cleaning, local_copy, publishing
@@ -151,6 +152,11 @@ class ModelStore:
         kept = [row for row in own if row.subject == str(ref)]
         kept += [row for row in moves if ref.version in (row.detail.get("from"), row.detail.get("to"))]
         return sorted(kept, key=lambda row: row.id)
+
+    def journeys(self, ref: VersionRef) -> list[Journey]:
+        """Rollouts in which a version was the candidate, oldest first."""
+        with self.database.snapshot() as session:
+            return journeys.of_version(session, ref.model, ref.version)
 
     def require_removable(self, ref: VersionRef) -> None:
         """Raise NotFoundError when it is not there, ConflictError naming who holds it, or return."""

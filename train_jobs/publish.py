@@ -78,7 +78,7 @@ def publish_run(settings: Settings, spec: TrainSpec, base: VersionRef) -> list[s
             chosen = _chosen_checkpoint(files, spec)
             trained = _fetch_weights(files, chosen, scratch)
             prompts = task_prompts(spec.data.validation) if spec.data.validation else []
-            lineage = Lineage(run=spec.run, step=chosen.manifest.step)
+            lineage = Lineage(run=spec.run, step=chosen.manifest.step, metrics=dict(chosen.manifest.metrics))
             publisher = _Publisher(store, base, lineage, trained, scratch, prompts)
             for target in left:
                 publisher.publish(target)

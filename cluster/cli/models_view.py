@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.cli import output
-from cluster.manifest import VersionManifest
+from cluster.manifest import Lineage, VersionManifest
 from cluster.refs import VersionRef
 from cluster.registry import ModelStore
+from cluster.state.journeys import Journey
 from cluster.state.tables import EventRow
 
 COLUMNS = ("model", "version", "kind", "aliases", "dtype", "parameters", "size", "created")
@@ -54,12 +55,13 @@ def show_model(store: ModelStore, model: str, *, as_json: bool) -> None:
 
 
 def show_version(store: ModelStore, ref: VersionRef, *, as_json: bool) -> None:
-    """Everything known of one version."""
-    manifest, history = store.manifest(ref), store.history(ref)
+    """Everything known of one version: its files, where it comes from, and what became of it."""
+    manifest, history, journeys = store.manifest(ref), store.history(ref), store.journeys(ref)
     names = _alias_names(store, manifest)
     if as_json:
         events = [_event(row) for row in history]
-        known = {"aliases": names, "held_by": store.holders(ref), "events": events}
+        rollouts = [journey.model_dump(mode="json") for journey in journeys]
+        known = {"aliases": names, "held_by": store.holders(ref), "rollouts": rollouts, "events": events}
         output.emit({"as_of": _now(), "data": {**manifest.model_dump(mode="json"), **known}})
         return
     for key, value in _facts(manifest, names).items():
@@ -68,6 +70,7 @@ def show_version(store: ModelStore, ref: VersionRef, *, as_json: bool) -> None:
     for name, entry in manifest.files.items():
         _say(f"  {name:<28}{output.human_bytes(entry.size):>10}  {entry.sha256[:12]}…")
     _say_golden(manifest)
+    _say_journeys(journeys)
     _say("\nevents")
     for row in history:
         why = f" ({row.reason})" if row.reason else ""
@@ -84,6 +87,16 @@ def _say_golden(manifest: VersionManifest) -> None:
         _say(f"  ? {answer.prompt}\n  > {answer.answer}  [nearest tie {answer.top2_margin:.3f}]")
 
 
+def _say_journeys(journeys: list[Journey]) -> None:
+    _say("\nrollouts" if journeys else "\nno rollouts")
+    for journey in journeys:
+        why = f": {journey.why}" if journey.why else ""
+        _say(
+            f"  {journey.id}  {journey.began:%Y-%m-%d %H:%M:%S}  beside {journey.stable}  "
+            f"{journey.phase} ({journey.reason}){why}"
+        )
+
+
 def _facts(manifest: VersionManifest, names: list[str]) -> dict[str, str]:
     lineage = manifest.lineage
     return {
@@ -92,7 +105,7 @@ def _facts(manifest: VersionManifest, names: list[str]) -> dict[str, str]:
         "aliases": ", ".join(f"@{name}" for name in names) or "-",
         "source": manifest.source,
         "parent": manifest.parent or "-",
-        "lineage": f"run {lineage.run}, step {lineage.step}" if lineage else "-",
+        "lineage": _came_from(lineage) if lineage else "-",
         "architecture": manifest.architecture,
         "parameters": f"{manifest.parameters:,}",
         "dtype": manifest.dtype,
@@ -103,6 +116,11 @@ def _facts(manifest: VersionManifest, names: list[str]) -> dict[str, str]:
         if manifest.chat_template_sha256
         else "-",
     }
+
+
+def _came_from(lineage: Lineage) -> str:
+    measured = [f"{name} {value:.4g}" for name, value in sorted(lineage.metrics.items())]
+    return ", ".join([f"run {lineage.run}", f"step {lineage.step}", *measured])
 
 
 def _event(row: EventRow) -> dict[str, Any]:

@@ -173,7 +173,8 @@ def test_the_best_checkpoint_is_published_where_that_is_wanted(settings, store, 
         publish.publish_run(settings, best, BASE)
     commit_trained(files, best, tiny_dir, step=8, metrics={"eval_loss": 0.6})
     publish.publish_run(settings, best, BASE)
-    assert {store.manifest(t.ref).lineage.step for t in publish.targets(best, BASE)} == {4}
+    measured = Lineage(run="run-1", step=4, metrics={"eval_loss": 0.3})
+    assert [store.manifest(t.ref).lineage for t in publish.targets(best, BASE)] == [measured, measured]
     assert publish.missing(store, best, BASE) == []
 
 

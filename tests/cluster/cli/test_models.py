@@ -107,14 +107,46 @@ def test_show_prints_golden_answers_and_lineage(run, store, tmp_path):
         kind=VersionKind.MERGED,
         source_label="run r",
         parent="b:v1",
-        lineage=Lineage(run="r", step=40),
+        lineage=Lineage(run="r", step=40, metrics={"loss": 0.25, "eval_loss": 0.0951234}),
         golden=golden,
     )
 
     out = run("models", "show", "m:v1")[1]
 
-    for word in ("Capital?", "Paris.", "run r, step 40", "b:v1"):
+    for word in ("Capital?", "Paris.", "run r, step 40, eval_loss 0.09512, loss 0.25", "b:v1"):
         assert word in out
+    assert "no rollouts" in out
+
+
+def test_show_tells_a_versions_rollouts_with_their_verdicts(run, two):
+    from cluster.state.tables import DecisionRow, RolloutRow
+
+    with two.database.transaction() as session:
+        session.add(
+            RolloutRow(
+                model="m",
+                candidate="v2",
+                stable="v1",
+                phase="rolled_back",
+                reason="gate_failed",
+                weight=0.0,
+            )
+        )
+        session.add(
+            DecisionRow(
+                rollout_id=1, seq=1, command="rollback", inputs={"reason": "ttft failed: 2 s"}, outcome={}
+            )
+        )
+
+    [told] = json.loads(run("models", "show", "m:v2", "--json")[1])["data"]["rollouts"]
+    assert (told["id"], told["phase"], told["reason"], told["gate"]) == (
+        1,
+        "rolled_back",
+        "gate_failed",
+        None,
+    )
+    assert "beside v1  rolled_back (gate_failed): ttft failed: 2 s" in run("models", "show", "m:v2")[1]
+    assert json.loads(run("models", "show", "m:v1", "--json")[1])["data"]["rollouts"] == []
 
 
 @pytest.mark.parametrize("name", ["m:v9", "n:v1", "m@prod", "n"])
