@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.cli import output
 from cluster.cli.output import DryRunFlag, JsonFlag, RootOption, YesFlag
 from cluster.config import Settings
+from cluster.errors import UsageError
+
+if TYPE_CHECKING:
+    from train_jobs.closing import Closing
+    from train_jobs.planning import Plan
 
 app = output.new_app("Run, list, show, follow and cancel fine-tuning runs.")
 
@@ -22,31 +27,44 @@ def run_command(
     file: Annotated[str, typer.Argument(help="Spec file, such as train_jobs/smollm2_sentiment.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, over the file.")] = None,
     *,
+    then_rollout: Annotated[
+        Path | None,
+        typer.Option(
+            "--then-rollout", help="A rollout's policy: deploy what was published, and roll it out."
+        ),
+    ] = None,
+    wait: Annotated[
+        str | None,
+        typer.Option("--wait", help="With it: wait so long for the rollout's end (90s, 30m, 24h)."),
+    ] = None,
     root: RootOption = None,
     yes: YesFlag = False,
     dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a spec to its end and publish the result; repeat it to resume."""
-    from train_jobs import driver, planning, room, sft
+    """Train a spec to its end and publish the result; repeat it to resume.
+
+    With --then-rollout the result is deployed beside the stable version and its rollout begun. With --wait
+    too, exit 0: promoted; 4: taken back, or paused by a gate; 5: not over in time, or without a verdict.
+    """
+    from train_jobs import driver, planning, sft
     from train_jobs.spec_files import load_spec
 
     settings = Settings.load(root)
     spec = load_spec(file, overrides or [], settings)
     todo = planning.plan(spec, settings)
-    if not todo.is_done and not output.confirm(_plan_lines(todo), yes=yes, dry_run=dry_run):
-        checked = room.was_checked(todo, settings)
-        output.emit_mutation(
-            target=f"run/{spec.run}",
-            applied=False,
-            dry_run=True,
-            detail={**todo.model_dump(mode="json"), "room_checked": checked},
-            as_json=as_json,
-            sentence=f"Nothing was done; {_promise(spec.run, checked=checked)}.",
-            next_command=" ".join(["linnet train run", file, *(overrides or []), "--yes"]),
-        )
+    closing = _closing(then_rollout, wait, todo, settings)
+    following = closing.plan() if closing else []
+    lines = [*([] if todo.is_done else _plan_lines(todo)), *following]
+    if lines and not output.confirm(lines, yes=yes, dry_run=dry_run):
+        again = ["linnet train run", file, *(overrides or []), *_then(then_rollout, wait), "--yes"]
+        _show_plan(todo, following, settings, " ".join(again), as_json=as_json)
         return
-    sft.show(driver.train(spec, settings), as_json=as_json)
+    result = driver.train(spec, settings)
+    if closing is None:
+        sft.show(result, as_json=as_json)
+    else:
+        closing.carry_out(result, settings, as_json=as_json)
 
 
 @app.command("list")
@@ -138,6 +156,39 @@ def cancel_command(
     )
 
 
+def _closing(policy: Path | None, wait: str | None, todo: Plan, settings: Settings) -> Closing | None:
+    from train_jobs import closing
+
+    if policy is None:
+        if wait is not None:
+            raise UsageError("`--wait` waits for a rollout.", hint="Add --then-rollout FILE.")
+        return None
+    return closing.prepare(policy, wait, todo, settings)
+
+
+def _then(policy: Path | None, wait: str | None) -> list[str]:
+    return [
+        *(["--then-rollout", str(policy)] if policy is not None else []),
+        *(["--wait", wait] if wait is not None else []),
+    ]
+
+
+def _show_plan(todo: Plan, following: list[str], settings: Settings, again: str, *, as_json: bool) -> None:
+    from train_jobs import room
+
+    checked = not todo.is_done and room.was_checked(todo, settings)
+    promised = "" if todo.is_done else f"; {_promise(todo.spec.run, checked=checked)}"
+    output.emit_mutation(
+        target=f"run/{todo.spec.run}",
+        applied=False,
+        dry_run=True,
+        detail={**todo.model_dump(mode="json"), "room_checked": checked, "then_rollout": following},
+        as_json=as_json,
+        sentence=f"Nothing was done{promised}.",
+        next_command=again,
+    )
+
+
 def _promise(run: str, *, checked: bool) -> str:
     if checked:
         return f"the run {run} can be trained, and the cluster has room for it"
@@ -146,10 +197,7 @@ def _promise(run: str, *, checked: bool) -> str:
     )
 
 
-def _plan_lines(todo: object) -> list[str]:
-    from train_jobs.planning import Plan
-
-    assert isinstance(todo, Plan)
+def _plan_lines(todo: Plan) -> list[str]:
     spec = todo.spec
     begun = f"from the checkpoint of step {todo.resume_step}" if todo.resume_step else "from the start"
     end = f"to step {spec.max_steps}" if spec.max_steps else f"for {spec.num_train_epochs:g} epochs"

@@ -91,8 +91,16 @@ def explanation_rows(explanation: Explanation) -> list[list[str]]:
         *([name.replace("_", " "), _pairs(value)] for name, value in explanation.situation.items()),
         ["decided", explanation.outcome["sentence"]],
         ["policy", _pairs(explanation.outcome["policy"])],
+        *_looked(explanation),
         ["recomputed", "the same"],
     ]
+
+
+def _looked(explanation: Explanation) -> list[list[str]]:
+    if explanation.look is None:
+        return []
+    concluded = explanation.look["conclusion"]["why"]
+    return [["looks", f"{explanation.looks} done again; the last one: {concluded}"]]
 
 
 def _shares(policy: TrafficPolicy | None) -> dict[str, float]:

@@ -19,6 +19,7 @@ from serve_apps.rollout.verbs.command_line import (
     RolloutArgument,
     open_store,
     read_policy,
+    seconds,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def wait(
         store.database,
         model,
         rollout,
-        timeout_s=_seconds(timeout),
+        timeout_s=seconds(timeout),
         tell=_tell,
         clock=time.monotonic,
         sleep=time.sleep,
@@ -180,21 +181,6 @@ def _questions(spec: RolloutSpec) -> dict[str, int]:
         for gate in spec.gates
         if gate.data is not None
     }
-
-
-def _seconds(given: str) -> float:
-    from pydantic import TypeAdapter, ValidationError
-
-    from serve_apps.rollout.units import Duration
-
-    try:
-        return TypeAdapter(Duration).validate_python(given).total_seconds()
-    except ValidationError as error:
-        raise UsageError(
-            f"`{given}` is no timeout: {error.errors()[0]['msg'].removeprefix('Value error, ')}.",
-            code="usage.arguments",
-            hint="Write 90s, 30m or 24h.",
-        ) from None
 
 
 def _tell(at: datetime, sentence: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from cluster.cli import output
 from cluster.config import Settings, load_yaml
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from cluster.registry import ModelStore
@@ -46,6 +46,22 @@ def read_policy(file: Path, candidate: str | None = None) -> RolloutSpec:
             hint="Leave `candidate` out of the file, or name the same version.",
         )
     return spec.model_copy(update={"candidate": candidate})
+
+
+def seconds(given: str) -> float:
+    """A time as it is written on a command line. Raises UsageError for what is none."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from serve_apps.rollout.units import Duration
+
+    try:
+        return TypeAdapter(Duration).validate_python(given).total_seconds()
+    except ValidationError as error:
+        raise UsageError(
+            f"`{given}` is no timeout: {error.errors()[0]['msg'].removeprefix('Value error, ')}.",
+            code="usage.arguments",
+            hint="Write 90s, 30m or 24h.",
+        ) from None
 
 
 def carry_out(

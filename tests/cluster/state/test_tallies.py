@@ -71,6 +71,7 @@ def test_those_of_a_model_are_by_revision_and_gateway_and_may_be_narrowed(databa
     assert found(database, revisions=[2]) == [(2, "a"), (2, "b")]
     assert found(database, revisions=[]) == []
     assert found(database, first=2) == [(2, "a"), (2, "b")]
+    assert found(database, since=START + timedelta(seconds=20)) == [(1, "a"), (2, "a")]
     assert found(database, "other") == [(1, "a")]
 
 

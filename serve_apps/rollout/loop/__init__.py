@@ -1,0 +1,1 @@
+"""From a published version to its rollout: deployed beside the stable one, begun, waited for."""
