@@ -51,6 +51,8 @@ def server():
         made.told.append(detail)
 
     made._rows = SimpleNamespace(report=report, replica="r")
+    made._load = SimpleNamespace(kept=False)
+    made._is_kept = lambda: True
     for name in (
         "reconfigure",
         "_reconfigure",
@@ -137,6 +139,7 @@ def test_the_rows_are_renewed_whatever_went_wrong_and_before_the_warm_worker(ser
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(server._renew())
     assert steps == ["rows", "warm worker", "rows", "rows", "warm worker", "rows"]
+    assert server._load.kept
 
 
 def test_a_user_config_that_is_taken_out_again_is_an_empty_one(monkeypatch):

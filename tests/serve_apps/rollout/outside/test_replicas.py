@@ -21,7 +21,8 @@ def session(tmp_path):
     database.dispose()
 
 
-HOUR_AGO = utc_now() - timedelta(hours=1)
+def hour_ago():
+    return utc_now() - timedelta(hours=1)
 
 
 def replica(session, name, version="v3", status=ReplicaStatus.SERVING, base=None):
@@ -36,7 +37,7 @@ def lose(session, name, version="v3", minutes_ago=5.0):
 
 
 def counts(session, version="v3"):
-    found = read(session, "m", version, HOUR_AGO)
+    found = read(session, "m", version, hour_ago())
     return found.restarts, found.refused, found.serving
 
 
@@ -69,7 +70,7 @@ def test_a_replica_that_stopped_in_good_order_is_no_restart(session):
 
 def test_refused_replicas_are_counted_since_the_time(session):
     replica(session, "a", status=ReplicaStatus.REFUSED)
-    replica(session, "b", status=ReplicaStatus.REFUSED).seen_at = HOUR_AGO - timedelta(minutes=1)
+    replica(session, "b", status=ReplicaStatus.REFUSED).seen_at = hour_ago() - timedelta(minutes=1)
     replica(session, "c", version="v2", status=ReplicaStatus.REFUSED)
     assert counts(session) == (0, 1, 0)
 
