@@ -51,7 +51,8 @@ def _is_mostly_loop(text: str) -> bool:
 
 
 def _is_loop(run: str, period: int) -> bool:
-    if len(run) < REPEATS * period:
+    # The blank that parts units is gone where the text ends.
+    if len(run) + 1 < REPEATS * period:
         return False
     size = len(run.encode("utf-8", "replace"))
     return size >= (_DRY_LENGTH if _DRY.issuperset(run[:period]) else LENGTH)

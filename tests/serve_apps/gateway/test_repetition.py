@@ -19,6 +19,7 @@ LOOPS = {
     "after an answer": PROSE * 3 + "and so on, " * 20,
     "in other case and lines": "The end.\nthe END. " * 15,
     "with a begun unit at its end": "one two three " * 12 + "one tw",
+    "as often as it takes, and not a blank more": (":" * 19 + "a ") * 6,
     "a letter": "a" * 200,
     "signs": "!" * 200,
     "Chinese": "\u6211\u4e0d\u77e5\u9053" * 15,
