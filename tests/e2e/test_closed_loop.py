@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from cluster.registry import ModelStore
+from cluster.state import replicas
+from cluster.state.replicas import ReplicaStatus
 from tests.e2e.load import Load
 from tests.e2e.rolling import FEW_ERRORS, STEPS, version_app
 from tests.e2e.test_rollouts import held_out, quality
@@ -37,8 +39,9 @@ def serving(shared_endpoint, shared_settings, tmp_path_factory) -> Iterator[Endp
 
 
 def is_serving(endpoint: Endpoint, version: str) -> bool:
-    replicas = endpoint.linnet("serve", "status", LOOP)["data"]
-    return any((row["version"], row["status"]) == (version, "serving") for row in replicas)
+    with ModelStore.open(endpoint.settings).database.snapshot() as session:
+        rows = replicas.everything(session, LOOP)
+        return any((row.version, row.status) == (version, ReplicaStatus.SERVING) for row in rows)
 
 
 def spec_file(directory: Path, version: str, answers: tuple[str, str] = ("yes", "no")) -> Path:

@@ -17,8 +17,8 @@ from vllm.v1.sample.logits_processor.interface import LogitsProcessor
 FILE_VARIABLE = "LINNET_TEST_FAULT"
 SLOW_S = 0.15
 ERRING = 0.03
-BABBLED = 65
-"""The token that a babbling engine says again and again; the tiny model has 259."""
+BABBLED = 68
+"""The token that a babbling engine says again and again: a `b` of the tiny model."""
 
 
 def fault() -> str:
