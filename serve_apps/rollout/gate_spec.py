@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from cluster.config import StrictModel
 from cluster.errors import did_you_mean
-from serve_apps.rollout.metrics import METRICS, QUALITY, TEXT_EVENTS, Kind, Metric, Unit
+from serve_apps.rollout.metrics import MEMORY, METRICS, QUALITY, TEXT_EVENTS, Kind, Metric, Unit
 from serve_apps.rollout.outside.config import (
     JudgeModel,
     PrometheusGate,
@@ -20,13 +20,14 @@ from serve_apps.rollout.outside.config import (
     Webhook,
 )
 from serve_apps.rollout.question import question
-from serve_apps.rollout.units import Duration, Latency, Pace, Points, Rate, Tokens, written
+from serve_apps.rollout.units import Duration, Latency, Memory, Pace, Points, Rate, Tokens, written
 
 _LIMITED: dict[Unit, TypeAdapter[float]] = {
     Unit.SHARE: TypeAdapter(Rate),
     Unit.SECONDS: TypeAdapter(Latency),
     Unit.TOKENS: TypeAdapter(Tokens),
     Unit.TOKENS_PER_S: TypeAdapter(Pace),
+    Unit.BYTES: TypeAdapter(Memory),
 }
 _NUMBER: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(strict=True, allow_inf_nan=False)])
 _OF_ALL = ("metric", "prometheus", "webhook")
@@ -144,13 +145,19 @@ class Gate(StrictModel):
     def _check_limit(self, metric: Metric) -> None:
         """What the judge would refuse at the first look is refused here, with its line."""
         if metric.kind is Kind.REPLICA:
-            if self.absolute() < 0:
-                raise ValueError(f"`max` of `{metric.name}` is a number from 0")
+            self._check_count(metric)
             return
         try:
             question(self, alpha=0.5)
         except ValidationError as error:
             raise ValueError(_first(error)) from None
+
+    def _check_count(self, metric: Metric) -> None:
+        """What replicas are counted or measured by at one moment, without a test."""
+        if self.for_ is not None:
+            raise ValueError(f"`for` does not go with `{metric.name}`")
+        if self.max_ratio is None and self.absolute() < 0:
+            raise ValueError(f"`max` of `{metric.name}` is a number from 0")
 
     def absolute(self) -> float:
         """`max` or `min` in the metric's own unit: a share, seconds, tokens, a number. Raises ValueError."""
@@ -181,6 +188,11 @@ class Gate(StrictModel):
             max_tokens=self.max_tokens,
             api_key_env=self.api_key_env,
         )
+
+    @property
+    def needs_answers_of_baseline(self) -> bool:
+        """Whether it compares with them; there are none at 100%."""
+        return (self.max_ratio is not None or self.min_ratio is not None) and self.metric != MEMORY
 
     @property
     def name(self) -> str:
@@ -219,7 +231,7 @@ def _allowed(metric: Metric, source: Source) -> tuple[str, ...]:
         case Kind.PAIRED:
             return ("max_drop",)
         case Kind.REPLICA:
-            return ("max",)
+            return ("max", "max_ratio") if metric.name == MEMORY else ("max",)
     if metric.lower_is_worse is None:
         return ("max", "min", "max_ratio", "min_ratio")
     return ("min", "min_ratio") if metric.lower_is_worse else ("max", "max_ratio")
