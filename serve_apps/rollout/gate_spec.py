@@ -6,7 +6,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
 
 from cluster.config import StrictModel
 from cluster.errors import did_you_mean
@@ -41,6 +41,11 @@ _GOES_WITH = {
 """Keys of a gate by what they say something of; the others are of metrics."""
 _LIMITS = ("max", "min", "max_ratio", "min_ratio", "max_increase", "max_drop")
 
+_LEAST_OF_THRESHOLDS = 100
+
+STORED = {"stored": True}
+"""To read what was stored with: all defaults are written out in it, some of which have been others."""
+
 
 class Severity(StrEnum):
     """What a failed gate does: `critical` takes back at once, whatever `on_fail` says; `info` is shown."""
@@ -63,7 +68,8 @@ class Gate(StrictModel):
     `max`, `min`: of the candidate alone, with a unit; with `for`, a plain threshold that must be
     exceeded for so long. `max_ratio`, `min_ratio`: times the baseline's. `max_increase`, `max_drop`:
     points, of the same prompts through both. Below `tolerate` a rate is well whatever the baseline's is.
-    A gate has no verdict before `min_samples` answers of the candidate.
+    A gate has no verdict before `min_samples` answers of the candidate, with `for` 100 where nothing else
+    is said: a plain threshold has no e-value that few answers would keep small.
     """
 
     metric: str | None = None
@@ -77,7 +83,7 @@ class Gate(StrictModel):
     max_drop: Points | None = None
     tolerate: Rate | None = None
     for_: Duration | None = Field(default=None, alias="for")
-    min_samples: int = Field(default=100, ge=1)
+    min_samples: int = Field(default=20, ge=1)
     severity: Severity = Severity.NORMAL
     data: str | None = None
     sample: int | None = Field(default=None, ge=1)
@@ -90,12 +96,20 @@ class Gate(StrictModel):
     prometheus: PrometheusQuery | None = None
     webhook: Webhook | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_more_of_thresholds(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("for") is not None:
+            return {"min_samples": _LEAST_OF_THRESHOLDS, **given}
+        return given
+
     @model_validator(mode="after")
-    def _is_one_thing(self) -> Self:
+    def _is_one_thing(self, info: ValidationInfo) -> Self:
         given = [name for name in ("metric", "prometheus", "webhook") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError("give exactly one of `metric`, `prometheus` and `webhook`")
-        self._check_keys(given[0])
+        if info.context != STORED:
+            self._check_keys(given[0])
         if self.metric is not None:
             self._check_metric(_known(self.metric))
         elif self.prometheus is not None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from serve_apps.rollout.gate_spec import Gate
+from serve_apps.rollout.gate_spec import STORED, Gate
 from serve_apps.rollout.metrics import METRICS, Kind
 
 HOOK = {"webhook": {"url": "http://ci", "kind": "gate"}}
@@ -175,3 +175,20 @@ BETTER = [
 def test_no_quantity_takes_a_limit_on_its_better_side(name, limit):
     value = {"max_ratio": 2, "min_ratio": 0.5}.get(limit, "1s")
     assert "is no limit of" in refusal(metric=name, quantile=0.5, **{limit: value})
+
+
+def test_a_plain_threshold_asks_for_more_answers_than_a_test_that_holds_after_few():
+    def least(**gate):
+        return Gate.model_validate({"metric": "error_rate", **gate}).min_samples
+
+    assert (least(max_ratio=1.5), least(max="5%")) == (20, 20)
+    assert least(max="5%", **{"for": "5m"}) == 100
+    assert least(max="5%", min_samples=7, **{"for": "5m"}) == 7
+
+
+@pytest.mark.parametrize("gate", [HOOK, QUERY])
+def test_what_was_stored_with_other_defaults_is_read(gate):
+    stored = Gate.model_validate(gate).model_dump(mode="json", by_alias=True, exclude_none=True)
+    stored["min_samples"] = 100
+    assert Gate.model_validate(stored, context=STORED).name == Gate.model_validate(gate).name
+    assert "`min_samples` does not go with" in refusal(**stored)
