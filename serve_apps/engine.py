@@ -22,7 +22,7 @@ from cluster.registry import ModelStore
 from cluster.state import losses
 from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import utc_now
-from serve_apps import backoff, ray_llm, tripped_validators, warm_worker
+from serve_apps import backoff, memory, ray_llm, tripped_validators, warm_worker
 from serve_apps.adapters import vllm_lora
 from serve_apps.adapters.adapters import Adapters, sentence
 from serve_apps.adapters.fitting import require_fit
@@ -32,7 +32,6 @@ from serve_apps.counting import CountRequests
 from serve_apps.engine_load import EngineLoad
 from serve_apps.gateway import replica_key
 from serve_apps.liveness import Pulse, hung
-from serve_apps.memory import MemoryGuard
 from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
 from serve_apps.replica_door import GatewayOnly
@@ -63,7 +62,7 @@ class VersionServer(LLMServer):
         self._tasks: list[asyncio.Task[None]] = []
         self._probes = 0
         limit = args.memory_limit_gib
-        self._memory = MemoryGuard(os.getpid(), limit) if limit is not None else None
+        self._memory = memory.MemoryGuard(os.getpid(), limit) if limit is not None else None
         pause_s = await self._back_off()
         began = time.monotonic()
         try:
@@ -240,7 +239,8 @@ class VersionServer(LLMServer):
     async def _renew(self) -> None:
         while True:
             try:
-                await self._adapters.renew({self._args.ref.version: ReplicaStatus.SERVING})
+                held = await memory.told(os.getpid())
+                await self._adapters.renew({self._args.ref.version: ReplicaStatus.SERVING}, held)
                 self._adapters.retry()
                 self._load.kept = await asyncio.to_thread(self._is_kept)
                 await self._keep_warm_worker()

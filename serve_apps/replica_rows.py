@@ -30,9 +30,9 @@ class ReplicaRows:
         """Write or renew the row of a version."""
         await asyncio.to_thread(self._report, version, status, detail)
 
-    async def renew(self, statuses: Mapping[str, ReplicaStatus]) -> None:
-        """Renew the rows of all these versions in one transaction."""
-        await asyncio.to_thread(self._renew, statuses)
+    async def renew(self, statuses: Mapping[str, ReplicaStatus], detail: Mapping[str, Any]) -> None:
+        """Renew the rows of all these versions in one transaction, with `detail` laid over theirs."""
+        await asyncio.to_thread(self._renew, statuses, detail)
 
     async def forget(self, version: str) -> None:
         """The replica serves this adapter no longer."""
@@ -55,10 +55,17 @@ class ReplicaRows:
                 detail=detail,
             )
 
-    def _renew(self, statuses: Mapping[str, ReplicaStatus]) -> None:
+    def _renew(self, statuses: Mapping[str, ReplicaStatus], detail: Mapping[str, Any]) -> None:
         own = self._own
         with self._database.transaction() as session:
-            replicas.renew(session, replica=self.replica, model=own.model, own=own.version, statuses=statuses)
+            replicas.renew(
+                session,
+                replica=self.replica,
+                model=own.model,
+                own=own.version,
+                statuses=statuses,
+                detail=detail,
+            )
 
     def _forget(self, version: str) -> None:
         with self._database.transaction() as session:

@@ -15,14 +15,15 @@ _HEADER = "# Written by the demo from serve_apps/smollm2.yaml; written anew at e
 
 
 def endpoint_yaml(template: Path, model: str, labels: Sequence[str]) -> str:
-    """A file with the gateway of `template` and one application for each of `labels`.
+    """A file with the gateway and the controller of `template`, and one application for each of `labels`.
 
-    Raises ConfigError when the template has no gateway or no version to copy.
+    Raises ConfigError when the template has no gateway, no controller or no version to copy.
     """
     tree = yaml.safe_load(template.read_text(encoding="utf-8"))
     gateway = _first(tree, ":gateway", template)
+    controller = _first(tree, ":rollouts", template)
     version = _first(tree, ":version", template)
-    tree["applications"] = [gateway, *(_application(version, model, label) for label in labels)]
+    tree["applications"] = [gateway, controller, *(_application(version, model, label) for label in labels)]
     return _HEADER + yaml.safe_dump(tree, sort_keys=False)
 
 

@@ -1,4 +1,4 @@
-"""Steps of the rollout: a first share, who got it, how good both are, promote, back, promote again."""
+"""Steps of the rollout by hand: a first share, who got it, how good both are, promote, back."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def start_rollout(demo: Demo) -> None:
 def observe_split(demo: Demo) -> None:
     """Ask once with each of many fresh keys; who answers must be who the policy says."""
     keys = [secrets.token_hex(8) for _ in range(SPLIT_KEYS)]
-    answers = _ask(demo, [Question(key, "Hello", max_tokens=1) for key in keys])
-    _require_answered(answers)
+    answers = ask(demo, [Question(key, "Hello", max_tokens=1) for key in keys])
+    require_answered(answers)
     demo.split = found = figures.split(demo.policy, answers)
     if found.misrouted:
         raise LinnetError(
@@ -62,8 +62,8 @@ def measure_accuracy(demo: Demo) -> None:
             for number, asked in enumerate(snippets)
         ]
         with demo.teller.moving(f"asking {MODEL}:{version} about {len(snippets)} held-out snippets"):
-            answers = _ask(demo, questions)
-        _require_answered(answers)
+            answers = ask(demo, questions)
+        require_answered(answers)
         demo.accuracy[version] = figures.accuracy(answers, labels)
         demo.teller.say(
             f"{MODEL}:{version}: {demo.accuracy[version]:.1%} of {len(snippets)} held-out snippets right"
@@ -73,25 +73,19 @@ def measure_accuracy(demo: Demo) -> None:
 def promote(demo: Demo) -> None:
     """All traffic to the tuned version."""
     _move(demo, "promote", MODEL)
-    _require_routed(demo)
+    require_routed(demo)
 
 
 def roll_back(demo: Demo) -> None:
     """All traffic back to the base, without loading anything; watched for a while."""
     _move(demo, "rollback", MODEL)
-    _require_routed(demo)
+    require_routed(demo)
     time.sleep(_WATCH_S)
     demo.rollback_s = rollback_seconds(demo, until_at=time.time())
     demo.teller.say(
         f"{demo.rollback_s:.2f} s from the command to the first answer of {demo.base}; none of "
         f"{demo.tuned} after it"
     )
-
-
-def promote_again(demo: Demo) -> None:
-    """There is no way to 100% without a start."""
-    start_rollout(demo)
-    promote(demo)
 
 
 def rollback_seconds(demo: Demo, *, until_at: float) -> float:
@@ -139,7 +133,7 @@ def _move(demo: Demo, verb: str, *arguments: str) -> None:
     expected = route(demo.policy, key)
 
     def applied() -> bool:
-        answer = _ask(demo, [Question(key, "Hello", max_tokens=1)])[0]
+        answer = ask(demo, [Question(key, "Hello", max_tokens=1)])[0]
         return answer.version == expected
 
     until(
@@ -153,15 +147,17 @@ def _move(demo: Demo, verb: str, *arguments: str) -> None:
     demo.teller.say(f"the gateway routes by it after {time.time() - demo.marks[-1].at:.2f} s: {shares}")
 
 
-def _ask(demo: Demo, questions: Sequence[Question]) -> list[Answer]:
+def ask(demo: Demo, questions: Sequence[Question]) -> list[Answer]:
+    """All of them through the gateway, some at a time; they count as the demo's requests."""
     answers = interruptions.run(ask_all(demo.serve_url, questions, CONCURRENCY))
     demo.measured.extend(answers)
     return answers
 
 
-def _require_routed(demo: Demo) -> None:
-    answers = _ask(demo, [Question(secrets.token_hex(8), "Hello", max_tokens=1) for _ in range(_CHECK_KEYS)])
-    _require_answered(answers)
+def require_routed(demo: Demo) -> None:
+    """Raise LinnetError `demo.misrouted` unless fresh keys are answered as the policy says."""
+    answers = ask(demo, [Question(secrets.token_hex(8), "Hello", max_tokens=1) for _ in range(_CHECK_KEYS)])
+    require_answered(answers)
     wrong = [answer for answer in answers if answer.version != route(demo.policy, answer.question.key)]
     if wrong:
         raise LinnetError(
@@ -170,7 +166,8 @@ def _require_routed(demo: Demo) -> None:
         )
 
 
-def _require_answered(answers: Sequence[Answer]) -> None:
+def require_answered(answers: Sequence[Answer]) -> None:
+    """Raise LinnetError `demo.requests_failed` unless all were."""
     failed = [answer for answer in answers if answer.error]
     if failed:
         raise LinnetError(

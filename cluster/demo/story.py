@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.demo import closing, interruptions, page, preparing, report, rolling, serving, training
+from cluster.demo import closing, interruptions, judging, page, preparing, report, rolling, serving, training
 from cluster.demo.client import MODEL
 from cluster.demo.figures import Phase
 from cluster.demo.state import Demo
@@ -36,7 +36,7 @@ STEPS = (
     Step("accuracy", "Held-out accuracy of both, through the gateway", rolling.measure_accuracy),
     Step("promote", "Promote it", rolling.promote),
     Step("rollback", "Take it back", rolling.roll_back),
-    Step("promote again", "Promote it again", rolling.promote_again),
+    Step("judged", "Let it be judged, and promoted by what its answers show", judging.promote_by_policy),
     Step("stop client", "Stop calling", closing.stop_client),
     Step("down", "Take everything down", closing.take_down),
 )

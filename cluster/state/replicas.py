@@ -14,6 +14,9 @@ from cluster.state.tables import ReplicaRow, utc_now
 
 LEASE = timedelta(seconds=60)
 
+MEMORY, DEVICE_MEMORY = "memory_bytes", "device_memory_bytes"
+"""What a replica's rows say that it holds, in their detail; None where it does not know."""
+
 _START = ("pause_s", "load_s", "prove_s")
 _KEPT = timedelta(days=1)
 """For how long the row of a replica that was killed is kept; a refusal stays to be read."""
@@ -57,19 +60,34 @@ def report(
 
 
 def renew(
-    session: Session, *, replica: str, model: str, own: str, statuses: Mapping[str, ReplicaStatus]
+    session: Session,
+    *,
+    replica: str,
+    model: str,
+    own: str,
+    statuses: Mapping[str, ReplicaStatus],
+    detail: Mapping[str, Any],
 ) -> None:
     """Renew all that a replica says, whose own version is `own`: one read and one write for its rows.
 
-    One that is missing, because it could not be written before, is written.
+    One that is missing, because it could not be written before, is written. `detail` is laid over that of
+    each row.
     """
     query, now = select(ReplicaRow).where(ReplicaRow.replica == replica), utc_now()
     rows = {row.version: row for row in session.scalars(query) if row.version in statuses}
     for version, row in rows.items():
-        row.status, row.seen_at = statuses[version].value, now
+        row.status, row.seen_at, row.detail = statuses[version].value, now, {**row.detail, **detail}
     for version in statuses.keys() - rows.keys():
         base = own if version != own else None
-        report(session, replica=replica, model=model, version=version, status=statuses[version], base=base)
+        report(
+            session,
+            replica=replica,
+            model=model,
+            version=version,
+            status=statuses[version],
+            base=base,
+            detail=dict(detail),
+        )
 
 
 def forget(session: Session, replica: str) -> None:
@@ -150,6 +168,12 @@ def listed_adapters(session: Session, models: Sequence[str]) -> list[ReplicaRow]
 def proven_at(row: ReplicaRow) -> datetime:
     """When a serving replica had proven itself."""
     return row.started_at + timedelta(seconds=sum(float(row.detail.get(name, 0.0)) for name in _START))
+
+
+def memory(row: ReplicaRow) -> int | None:
+    """Bytes that a replica holds, on the host and, as far as it knows, on devices; None: it has not told."""
+    host = row.detail.get(MEMORY)
+    return None if host is None else int(host) + int(row.detail.get(DEVICE_MEMORY) or 0)
 
 
 def everything(session: Session, model: str | None = None) -> list[ReplicaRow]:

@@ -125,15 +125,18 @@ class Adapters(Generic[HandleT]):
         if self._work is not None:
             await asyncio.shield(self._work)
 
-    async def renew(self, base: Mapping[str, ReplicaStatus]) -> None:
-        """Say again how each stands, and the base beside them, which keeps their leases."""
+    async def renew(self, base: Mapping[str, ReplicaStatus], detail: Mapping[str, Any]) -> None:
+        """Say again how each stands, and the base beside them, which keeps their leases.
+
+        `detail` is of the replica, so of all of them.
+        """
         async with self._writing:
             standing = {
                 ref.version: status
                 for ref, status in self._status.items()
                 if status is not ReplicaStatus.REFUSED
             }
-            await self._write(self._rows.renew({**base, **standing}))
+            await self._write(self._rows.renew({**base, **standing}, detail))
 
     def close(self) -> None:
         """The replica ends, and its engine with it."""

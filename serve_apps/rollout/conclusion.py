@@ -128,7 +128,7 @@ def _waits_for(
 
 def _is_enough(gate: Gate, step: Step, finding: Finding) -> bool:
     # At 100% nobody is left to compare with; that it answers is seen all the same.
-    if step.weight == 100 and (gate.max_ratio is not None or gate.min_ratio is not None):
+    if step.weight == 100 and gate.needs_answers_of_baseline:
         return finding.samples >= gate.min_samples
     return finding.verdict is Verdict.PASS
 

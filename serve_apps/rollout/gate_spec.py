@@ -6,11 +6,11 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, model_validator
 
 from cluster.config import StrictModel
 from cluster.errors import did_you_mean
-from serve_apps.rollout.metrics import METRICS, QUALITY, TEXT_EVENTS, Kind, Metric, Unit
+from serve_apps.rollout.metrics import MEMORY, METRICS, QUALITY, TEXT_EVENTS, Kind, Metric, Unit
 from serve_apps.rollout.outside.config import (
     JudgeModel,
     PrometheusGate,
@@ -20,13 +20,14 @@ from serve_apps.rollout.outside.config import (
     Webhook,
 )
 from serve_apps.rollout.question import question
-from serve_apps.rollout.units import Duration, Latency, Pace, Points, Rate, Tokens, written
+from serve_apps.rollout.units import Duration, Latency, Memory, Pace, Points, Rate, Tokens, written
 
 _LIMITED: dict[Unit, TypeAdapter[float]] = {
     Unit.SHARE: TypeAdapter(Rate),
     Unit.SECONDS: TypeAdapter(Latency),
     Unit.TOKENS: TypeAdapter(Tokens),
     Unit.TOKENS_PER_S: TypeAdapter(Pace),
+    Unit.BYTES: TypeAdapter(Memory),
 }
 _NUMBER: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(strict=True, allow_inf_nan=False)])
 _OF_ALL = ("metric", "prometheus", "webhook")
@@ -39,6 +40,11 @@ _GOES_WITH = {
 }
 """Keys of a gate by what they say something of; the others are of metrics."""
 _LIMITS = ("max", "min", "max_ratio", "min_ratio", "max_increase", "max_drop")
+
+_LEAST_OF_THRESHOLDS = 100
+
+STORED = {"stored": True}
+"""To read what was stored with: all defaults are written out in it, some of which have been others."""
 
 
 class Severity(StrEnum):
@@ -62,7 +68,8 @@ class Gate(StrictModel):
     `max`, `min`: of the candidate alone, with a unit; with `for`, a plain threshold that must be
     exceeded for so long. `max_ratio`, `min_ratio`: times the baseline's. `max_increase`, `max_drop`:
     points, of the same prompts through both. Below `tolerate` a rate is well whatever the baseline's is.
-    A gate has no verdict before `min_samples` answers of the candidate.
+    A gate has no verdict before `min_samples` answers of the candidate, with `for` 100 where nothing else
+    is said: a plain threshold has no e-value that few answers would keep small.
     """
 
     metric: str | None = None
@@ -76,7 +83,7 @@ class Gate(StrictModel):
     max_drop: Points | None = None
     tolerate: Rate | None = None
     for_: Duration | None = Field(default=None, alias="for")
-    min_samples: int = Field(default=100, ge=1)
+    min_samples: int = Field(default=20, ge=1)
     severity: Severity = Severity.NORMAL
     data: str | None = None
     sample: int | None = Field(default=None, ge=1)
@@ -89,12 +96,20 @@ class Gate(StrictModel):
     prometheus: PrometheusQuery | None = None
     webhook: Webhook | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_more_of_thresholds(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("for") is not None:
+            return {"min_samples": _LEAST_OF_THRESHOLDS, **given}
+        return given
+
     @model_validator(mode="after")
-    def _is_one_thing(self) -> Self:
+    def _is_one_thing(self, info: ValidationInfo) -> Self:
         given = [name for name in ("metric", "prometheus", "webhook") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError("give exactly one of `metric`, `prometheus` and `webhook`")
-        self._check_keys(given[0])
+        if info.context != STORED:
+            self._check_keys(given[0])
         if self.metric is not None:
             self._check_metric(_known(self.metric))
         elif self.prometheus is not None:
@@ -144,13 +159,19 @@ class Gate(StrictModel):
     def _check_limit(self, metric: Metric) -> None:
         """What the judge would refuse at the first look is refused here, with its line."""
         if metric.kind is Kind.REPLICA:
-            if self.absolute() < 0:
-                raise ValueError(f"`max` of `{metric.name}` is a number from 0")
+            self._check_count(metric)
             return
         try:
             question(self, alpha=0.5)
         except ValidationError as error:
             raise ValueError(_first(error)) from None
+
+    def _check_count(self, metric: Metric) -> None:
+        """What replicas are counted or measured by at one moment, without a test."""
+        if self.for_ is not None:
+            raise ValueError(f"`for` does not go with `{metric.name}`")
+        if self.max_ratio is None and self.absolute() < 0:
+            raise ValueError(f"`max` of `{metric.name}` is a number from 0")
 
     def absolute(self) -> float:
         """`max` or `min` in the metric's own unit: a share, seconds, tokens, a number. Raises ValueError."""
@@ -181,6 +202,11 @@ class Gate(StrictModel):
             max_tokens=self.max_tokens,
             api_key_env=self.api_key_env,
         )
+
+    @property
+    def needs_answers_of_baseline(self) -> bool:
+        """Whether it compares with them; there are none at 100%."""
+        return (self.max_ratio is not None or self.min_ratio is not None) and self.metric != MEMORY
 
     @property
     def name(self) -> str:
@@ -219,7 +245,7 @@ def _allowed(metric: Metric, source: Source) -> tuple[str, ...]:
         case Kind.PAIRED:
             return ("max_drop",)
         case Kind.REPLICA:
-            return ("max",)
+            return ("max", "max_ratio") if metric.name == MEMORY else ("max",)
     if metric.lower_is_worse is None:
         return ("max", "min", "max_ratio", "min_ratio")
     return ("min", "min_ratio") if metric.lower_is_worse else ("max", "max_ratio")

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from cluster.config import StrictModel
-from serve_apps.rollout import compact
+from serve_apps.rollout import compact, replica_gates
 from serve_apps.rollout.conclusion import Conclusion, conclude
 from serve_apps.rollout.gate_spec import Gate
 from serve_apps.rollout.judge.evidence import begin, update
-from serve_apps.rollout.judge.finding import Finding, Verdict, finding
+from serve_apps.rollout.judge.finding import Finding, Verdict, finding, untested
 from serve_apps.rollout.judge.shown import Sketches
 from serve_apps.rollout.judge.terms import QUANTILES, Test
 from serve_apps.rollout.looks import Counted, LookInputs, Progress, Shown, Signals, Strata
@@ -119,30 +119,8 @@ def _find(gate: Gate, test: Test | None, progress: Progress, signals: Signals) -
         missing = progress.missing.get(gate.name)
         return found.model_copy(update={"reason": missing}) if missing and not found.samples else found
     if gate.metric is not None:
-        return _counted(gate, signals)
+        return replica_gates.find(gate, signals)
     answer = progress.answers.get(gate.name)
     if answer is None:
         answer = Answer(verdict="inconclusive", reason="it has not answered yet")
-    return _plain(Verdict(answer.verdict.value), answer.reason)
-
-
-def _counted(gate: Gate, signals: Signals) -> Finding:
-    limit, lost = gate.absolute(), signals.lost
-    verdict = Verdict.FAIL if lost > limit else Verdict.PASS
-    found = _plain(verdict, f"{lost} replicas of the candidate were lost, limit {limit:g}")
-    return found.model_copy(update={"effect": float(lost), "limit": limit})
-
-
-def _plain(verdict: Verdict, reason: str) -> Finding:
-    return Finding(
-        verdict=verdict,
-        reason=reason,
-        effect=None,
-        low=None,
-        high=None,
-        limit=0.0,
-        samples=0,
-        missing=None,
-        log_e_worse=0.0,
-        log_e_fine=0.0,
-    )
+    return untested(Verdict(answer.verdict.value), answer.reason)

@@ -20,9 +20,10 @@ class Signals(StrictModel):
     """How things stand at a look, besides what was counted.
 
     `gateways`: the newest revision that each gateway routes by; `revision`: the one that is wanted.
-    `serving`, `lost`, `refused` are of the candidate since the rollout began. `can_go_back`: stable answers,
-    or nobody would lose an answer by it. `confirmed`: all webhooks that must agree to the next step have;
-    `unconfirmed` says who has not, and why.
+    `serving`, `lost`, `refused` are of the candidate since the rollout began. `memory`, `stable_memory`:
+    bytes that the largest replica of each holds; None where one has not told, and in looks of old.
+    `can_go_back`: stable answers, or nobody would lose an answer by it. `confirmed`: all webhooks that must
+    agree to the next step have; `unconfirmed` says who has not, and why.
     """
 
     phase: Phase
@@ -34,6 +35,8 @@ class Signals(StrictModel):
     serving: int = 0
     lost: int = 0
     refused: str | None = None
+    memory: int | None = None
+    stable_memory: int | None = None
     can_go_back: bool = True
     confirmed: bool = True
     unconfirmed: str = ""

@@ -15,6 +15,7 @@ class Unit(StrEnum):
     TOKENS_PER_S = "tokens/s"
     NATS = "nats"
     NUMBER = "number"
+    BYTES = "bytes"
     POINTS = "points"
 
 
@@ -50,6 +51,7 @@ def _quantity(name: str, unit: Unit, *, lower_is_worse: bool | None = False) -> 
     return Metric(name, Kind.QUANTITY, unit, lower_is_worse)
 
 
+MEMORY = "memory"
 QUALITY = "quality"
 LOGPROB = "mean_logprob"
 
@@ -75,6 +77,7 @@ METRICS = {
         _quantity("answer_tokens", Unit.TOKENS, lower_is_worse=None),
         _quantity(LOGPROB, Unit.NATS, lower_is_worse=True),
         Metric("restarts", Kind.REPLICA, Unit.NUMBER),
+        Metric(MEMORY, Kind.REPLICA, Unit.BYTES),
         Metric(QUALITY, Kind.PAIRED, Unit.POINTS, lower_is_worse=True),
     )
 }

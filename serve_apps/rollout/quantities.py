@@ -28,6 +28,8 @@ def of_metric(gate: Gate, value: float) -> str:
         return percent(value)
     if unit is Unit.SECONDS:
         return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+    if unit is Unit.BYTES:
+        return memory(value)
     return f"{value:.3g}{_SUFFIX.get(unit, '')}"
 
 
@@ -66,6 +68,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
+def memory(held: float) -> str:
+    """Bytes as people read them: `4.213 GiB`, `831 MiB`."""
+    return f"{held / 2**20:.3g} MiB" if held < 1000 * 2**20 else f"{held / 2**30:.4g} GiB"
+
+
 def span(seconds: float) -> str:
     """About so long: `42 s`, `12 min`, `3.5 h`, `2.1 days`."""
     if seconds < 100:
@@ -92,4 +99,4 @@ def samples_are(gate: Gate) -> str:
 
 def compares(gate: Gate, weight: float) -> bool:
     """Whether it has a baseline to compare with, or needs none: at 100% nobody gets the stable version."""
-    return weight < 100 or (gate.max_ratio is None and gate.min_ratio is None)
+    return weight < 100 or not gate.needs_answers_of_baseline

@@ -18,8 +18,6 @@ from serve_apps.rollout.metrics import Kind as MetricKind
 from serve_apps.rollout.question import limit_of_values, question, worse
 from serve_apps.rollout.spec import RolloutSpec
 
-RESTARTS = "restarts"
-
 
 def is_tested(gate: Gate) -> bool:
     """Whether the judge decides it, rather than somebody outside or a plain count."""

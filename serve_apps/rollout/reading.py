@@ -118,6 +118,8 @@ def _signals(
         serving=reading.serving,
         lost=reading.restarts,
         refused=refused,
+        memory=reading.memory,
+        stable_memory=replicas.memory(session, row.model, row.stable),
         can_go_back=not state.weight or requirements.can_land(met, source=row.candidate, target=row.stable),
     )
 

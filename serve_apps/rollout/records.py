@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from cluster.state import aliases, events, policies, replicas
 from cluster.state.tables import DecisionRow, EventRow, RolloutRow, utc_now
+from serve_apps.rollout.gate_spec import STORED
 from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.rollout.states import ACTIVE, Command, Decision, Phase, Reason, RolloutState, Situation
 
@@ -143,7 +144,7 @@ def state_of(row: RolloutRow) -> RolloutState:
 
 def spec_of(row: RolloutRow) -> RolloutSpec | None:
     """The policy of a rollout that is judged."""
-    return None if row.spec is None else RolloutSpec.model_validate(row.spec)
+    return None if row.spec is None else RolloutSpec.model_validate(row.spec, context=STORED)
 
 
 def _put_rollout(session: Session, model: str, state: RolloutState, spec: RolloutSpec | None = None) -> int:

@@ -10,6 +10,7 @@ from cluster.state.tables import LookRow, RolloutRow
 from serve_apps.rollout.conclusion import Action
 from serve_apps.rollout.look import Outcome
 from serve_apps.rollout.looks import LookInputs
+from serve_apps.rollout.metrics import METRICS, Kind
 from serve_apps.rollout.questions import is_tested
 from serve_apps.rollout.refolding import replay
 from serve_apps.rollout.spec import RolloutSpec
@@ -159,7 +160,8 @@ def _notes(was: RolloutSpec, other: RolloutSpec) -> Iterator[str]:
     known = {gate.name for gate in was.gates}
     for gate in other.gates:
         outside = not is_tested(gate) or gate.data is not None
-        if outside and gate.metric != "restarts" and gate.name not in known:
+        is_of_replicas = gate.metric is not None and METRICS[gate.metric].kind is Kind.REPLICA
+        if outside and not is_of_replicas and gate.name not in known:
             yield f"{gate.name} was not asked then, so it is inconclusive throughout."
     if other.texts != was.texts:
         yield "Texts were looked at by the checks of then."

@@ -72,6 +72,8 @@ _RATE = _Quantity("rate", {"%": Decimal("0.01")}, "2% or 0.5%", "100%")
 _POINT = Decimal("0.01")
 _TOKENS = _Quantity("number of tokens", {"tokens": Decimal(1)}, "200 tokens", "100000000 tokens")
 _PACE = _Quantity("pace", {"tokens/s": Decimal(1)}, "20 tokens/s", "100000000 tokens/s")
+_BINARY = {name: Decimal(2**power) for name, power in (("TiB", 40), ("GiB", 30), ("MiB", 20))}
+_MEMORY = _Quantity("amount of memory", _BINARY, "12 GiB or 800 MiB", "1024 TiB")
 _POINTS = _Quantity("number", {"points": _POINT, "point": _POINT}, "5 points", "100 points")
 
 
@@ -121,6 +123,10 @@ Tokens = Annotated[float, BeforeValidator(lambda given: float(_TOKENS.parse(give
 
 Pace = Annotated[float, BeforeValidator(lambda given: float(_PACE.parse(given)))]
 """`20 tokens/s`."""
+
+
+Memory = Annotated[float, BeforeValidator(lambda given: float(_MEMORY.parse(given)))]
+"""`12 GiB`; in bytes."""
 
 
 def written(duration: timedelta) -> str:

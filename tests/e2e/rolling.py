@@ -8,12 +8,9 @@ from typing import Any
 
 import yaml
 
-from cluster.config import load_yaml
 from cluster.registry import ModelStore
 from cluster.state import looks, tallies
 from cluster.state.tables import DecisionRow, RolloutRow
-from serve_apps.rollout.service import Rollouts
-from serve_apps.rollout.spec import RolloutSpec
 from tests.support.endpoint import Endpoint, wait_for
 
 STEPS: list[dict[str, Any]] = [{"weight": 20}, {"weight": 60}, {"weight": 100}]
@@ -43,12 +40,14 @@ class Rolling:
         return ModelStore.open(self.endpoint.settings)
 
     def start(self, candidate: str, *gates: dict[str, Any], steps: Any = STEPS, **more: Any) -> int:
-        """By hand, as a person does; returns the rollout's id."""
+        """By the command, as a person does; returns the rollout's id."""
         policy = self.directory / "policy.yaml"
         policy.write_text(yaml.safe_dump({"steps": steps, "gates": list(gates), **more}))
-        rollouts = Rollouts(self.store)
-        plan = rollouts.plan_begin(self.model, candidate, load_yaml(policy, RolloutSpec))
-        rollout = rollouts.apply(plan).rollout_id
+        done = self.endpoint.linnet(
+            "rollout", "start", f"{self.model}:{candidate}", "--policy", str(policy), "--yes"
+        )
+        assert done["applied"], done
+        rollout = int(done["detail"]["rollout"])
         self.started.append(rollout)
         return rollout
 

@@ -122,8 +122,9 @@ def test_whatever_goes_wrong_reconfigure_does_not_raise(server):
 def test_the_rows_are_renewed_whatever_went_wrong_and_before_the_warm_worker(server, monkeypatch):
     steps = []
 
-    async def renew(base):
+    async def renew(base, held):
         assert base == {"v1": "serving"}
+        assert held["memory_bytes"] > 0
         steps.append("rows")
         if steps.count("rows") == 2:
             raise RuntimeError("a defect")

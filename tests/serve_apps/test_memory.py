@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from cluster.errors import GateFailedError
-from serve_apps.memory import MemoryGuard, held_bytes
+from serve_apps import device_memory
+from serve_apps.memory import MemoryGuard, held_bytes, told
 
 MIB = 2**20
 
@@ -45,3 +46,20 @@ def test_below_the_limit_it_is_looked_at_every_few_seconds(child, monkeypatch):
     for now[0] in (0.0, 1.0, 4.9, 5.0, 9.0):
         asyncio.run(guard.check())
     assert looks == [child.pid] * 2
+
+
+def test_a_row_is_told_what_the_tree_holds_and_what_its_devices_do(child, monkeypatch):
+    asked = []
+    monkeypatch.setattr(device_memory, "held_bytes", lambda pids: asked.append(pids) or 5 * MIB)
+    found = asyncio.run(told(os.getpid()))
+    assert found["memory_bytes"] > 64 * MIB
+    assert found["device_memory_bytes"] == 5 * MIB
+    assert {os.getpid(), child.pid} <= asked[0]
+
+
+def test_what_cannot_be_measured_is_told_as_unknown(monkeypatch):
+    def broken(_):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("serve_apps.memory.held_bytes", broken)
+    assert asyncio.run(told(os.getpid())) == {"memory_bytes": None}

@@ -64,6 +64,22 @@ def finding(evidence: Evidence, test: Test, sketches: Sketches | None = None) ->
     )
 
 
+def untested(verdict: Verdict, reason: str, *, effect: float | None = None, limit: float = 0.0) -> Finding:
+    """What no test decides: a plain count, or the word of somebody outside."""
+    return Finding(
+        verdict=verdict,
+        reason=reason,
+        effect=effect,
+        low=None,
+        high=None,
+        limit=limit,
+        samples=0,
+        missing=None,
+        log_e_worse=0.0,
+        log_e_fine=0.0,
+    )
+
+
 def judge(evidence: Evidence, test: Test) -> Verdict:
     """The verdict alone, which is quick."""
     if samples(evidence, test) < test.min_samples:

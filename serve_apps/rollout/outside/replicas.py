@@ -1,29 +1,29 @@
-"""What the state database says of a version's replicas: how many were lost, refused, and run."""
+"""What the state database says of a version's replicas: how many were lost, refused, and run, and hold."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from cluster.config import StrictModel
-from cluster.errors import ConfigError
 from cluster.state import losses, replicas
 from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import ReplicaRow
-
-MEMORY_UNKNOWN = "no row of a replica holds its memory; `memory_limit_gib` is watched within it"
 
 
 class ReplicaReading(StrictModel):
     """A version since a time: `restarts` replicas were lost, `refused` did not prove themselves.
 
-    `serving` ones answer now. A replica that stopped in good order counts for nothing.
+    `serving` ones answer now, and `memory` is what the largest of them holds, in bytes; None while one has
+    not told. A replica that stopped in good order counts for nothing.
     """
 
     restarts: int
     refused: int
     serving: int
+    memory: int | None
 
 
 def read(session: Session, model: str, version: str, since: datetime) -> ReplicaReading:
@@ -37,17 +37,19 @@ def read(session: Session, model: str, version: str, since: datetime) -> Replica
         restarts=sum(len(losses.lives(session, model, host, since)) for host in hosts),
         refused=sum(row.status == ReplicaStatus.REFUSED and row.seen_at >= since for row in rows),
         serving=sum(_serves(row) for row in rows),
+        memory=_largest(rows),
     )
 
 
-def require_known(metric: str) -> None:
-    """Raise ConfigError for a metric that replicas do not tell: a gate on it could never pass."""
-    if metric == "memory":
-        raise ConfigError(
-            f"`memory` cannot be judged: {MEMORY_UNKNOWN}.",
-            code="rollout.no_such_metric",
-            hint="Set the version's `memory_limit_gib` and judge `restarts`, or ask Prometheus for it.",
-        )
+def memory(session: Session, model: str, version: str) -> int | None:
+    """Bytes that its largest serving replica holds; None while one has not told."""
+    return _largest(row for row in replicas.live(session, model) if row.version == version)
+
+
+def _largest(rows: Iterable[ReplicaRow]) -> int | None:
+    held = [replicas.memory(row) for row in rows if _serves(row)]
+    known = [one for one in held if one is not None]
+    return max(known) if known and len(known) == len(held) else None
 
 
 def _serves(row: ReplicaRow) -> bool:

@@ -53,7 +53,8 @@ def test_deploying_the_base_gives_it_all_traffic(demo: Demo, gateway: SplitGatew
     demo.serve_url, demo.stable = gateway.url, "v1"
     serving.deploy_base(demo)
     tree = yaml.safe_load((demo.directory / "endpoint.yaml").read_text())
-    assert [application["name"] for application in tree["applications"]] == ["gateway", "smollm2-v1"]
+    names = [application["name"] for application in tree["applications"]]
+    assert names == ["gateway", "rollouts", "smollm2-v1"]
     assert demo.policy.stable == "v1"
 
 

@@ -94,12 +94,12 @@ def test_all_rows_of_a_replica_are_renewed_by_one_statement(database):
 
     event.listen(database._engine, "before_cursor_execute", count)
     with database.transaction() as session:
-        replicas.renew(session, replica="a", model="m", own="v1", statuses=statuses)
+        replicas.renew(session, replica="a", model="m", own="v1", statuses=statuses, detail={"x": 1})
     assert len(updates) == 1
     with database.snapshot() as session:
         stale = {row.version for row in replicas.everything(session) if replicas.is_stale(row)}
         assert stale == {"v4"}, "what is not said again is not renewed"
-        assert replicas.of_replica(session, "a", "v2").detail == {"proven": 4}
+        assert replicas.of_replica(session, "a", "v2").detail == {"proven": 4, "x": 1}
 
 
 def test_a_renewal_writes_what_could_not_be_written_before(database):
@@ -113,10 +113,28 @@ def test_a_renewal_writes_what_could_not_be_written_before(database):
             model="m",
             own="v1",
             statuses=dict.fromkeys(["v1", "v2", "v3"], ReplicaStatus.SERVING),
+            detail={replicas.MEMORY: 7},
         )
     with database.snapshot() as session:
         found = [(row.version, row.base, row.status) for row in replicas.live(session)]
+        assert [replicas.memory(row) for row in replicas.live(session)] == [7, 7, 7]
     assert found == [("v1", None, "serving"), ("v2", "v1", "serving"), ("v3", "v1", "serving")]
+
+
+@pytest.mark.parametrize(
+    ("detail", "held"),
+    [
+        ({}, None),
+        ({"memory_bytes": None, "device_memory_bytes": 3}, None),
+        ({"memory_bytes": 5}, 5),
+        ({"memory_bytes": 5, "device_memory_bytes": None}, 5),
+        ({"memory_bytes": 5, "device_memory_bytes": 3}, 8),
+    ],
+)
+def test_a_replica_holds_what_it_tells_of_host_and_devices(database, detail, held):
+    with database.transaction() as session:
+        report(session, "a", "v1", detail=detail)
+        assert replicas.memory(replicas.of_replica(session, "a", "v1")) == held
 
 
 def test_rows_of_before_are_kept(tmp_path):

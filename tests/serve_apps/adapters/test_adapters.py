@@ -20,6 +20,7 @@ V2, V3, V4, BAD, WRONG = (
 )
 
 BASE = {"v1": ReplicaStatus.SERVING}
+HELD = {"memory_bytes": 5}
 
 
 class FakeEngine:
@@ -68,11 +69,12 @@ class FakeRows:
         self.rows[version] = (status, before if detail is None else detail)
         self.history.append((version, status.value))
 
-    async def renew(self, statuses):
+    async def renew(self, statuses, detail):
         await asyncio.sleep(0)
         self.renewals += 1
         for version, status in statuses.items():
             await self.report(version, status)
+            self.rows[version][1].update(detail)
 
     async def forget(self, version):
         await asyncio.sleep(0)
@@ -238,7 +240,7 @@ async def test_a_renewal_neither_wakes_a_refusal_nor_brings_back_what_is_gone():
     await world.serve(V2, V3, WRONG)
     before = len(world.rows.history)
     world.adapters.want([V2, WRONG])
-    await asyncio.gather(*(world.adapters.renew(BASE) for _ in range(5)), world.adapters.settled())
+    await asyncio.gather(*(world.adapters.renew(BASE, HELD) for _ in range(5)), world.adapters.settled())
     assert "v3" not in world.rows.statuses()
     assert [label for label, step in world.rows.history[before:] if step == "serving"].count("v2") >= 5
     assert world.rows.rows["v2"][1]["proven"] == 4
@@ -251,7 +253,7 @@ async def test_a_database_that_is_away_stops_nothing():
     await world.serve(V2)
     assert world.adapters.find("v2") == "v2#1"
     world.rows.fails = False
-    await world.adapters.renew(BASE)
+    await world.adapters.renew(BASE, HELD)
     assert world.rows.statuses() == {"v1": "serving", "v2": "serving"}
 
 
@@ -260,8 +262,9 @@ async def test_all_rows_of_a_replica_are_renewed_at_once():
     world = World()
     await world.serve(V2, V3, V4)
     before = len(world.rows.history)
-    await world.adapters.renew(BASE)
+    await world.adapters.renew(BASE, HELD)
     assert world.rows.renewals == 1
+    assert all(detail["memory_bytes"] == 5 for _, detail in world.rows.rows.values())
     assert {label for label, _ in world.rows.history[before:]} == {"v1", "v2", "v3", "v4"}
 
 

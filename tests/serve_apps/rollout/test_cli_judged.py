@@ -50,6 +50,11 @@ def test_its_plan_as_json_holds_the_policy_and_a_dry_run_changes_nothing(linnet_
     assert world.dump(store) == before
 
 
+def test_one_that_is_begun_tells_programs_its_id(linnet_json, policy):
+    code, said = linnet_json("start", "tiny:v2", "--policy", policy(), "--yes")
+    assert (code, said["target"], said["applied"], said["detail"]["rollout"]) == (0, "tiny", True, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from serve_apps.rollout.gate_spec import Gate
+from serve_apps.rollout.gate_spec import STORED, Gate
 from serve_apps.rollout.metrics import METRICS, Kind
 
 HOOK = {"webhook": {"url": "http://ci", "kind": "gate"}}
 QUERY = {"prometheus": {"url": "http://p", "query": "up"}, "max": 3}
 QUALITY = {"metric": "quality", "data": "set.jsonl", "max_drop": "5 points"}
+SHADOWED = {"metric": "refusal_rate", "source": "shadow", "max_increase": "2 points"}
 
 ACCEPTED = [
     {"metric": "error_rate", "max_ratio": 1.5, "tolerate": "1%", "min_samples": 50, "severity": "critical"},
@@ -20,7 +21,9 @@ ACCEPTED = [
     {"metric": "answer_tokens", "quantile": 0.5, "max": "200 tokens"},
     {"metric": "mean_logprob", "quantile": 0.5, "min": -1.5},
     {"metric": "restarts", "max": 0},
-    {"metric": "refusal_rate", "source": "shadow", "max_increase": "2 points"},
+    {"metric": "memory", "max": "12 GiB"},
+    {"metric": "memory", "max_ratio": 1.2},
+    SHADOWED,
     QUALITY | {"every": "30m", "sample": 20, "seed": 4, "severity": "info"},
     QUERY,
     HOOK,
@@ -55,6 +58,8 @@ def test_an_unknown_metric_gets_the_nearest_and_all_that_there_are():
         ({"metric": "ttft", "quantile": 0.5, "max": "2%"}, "this is no latency"),
         ({"metric": "tokens_per_s", "quantile": 0.5, "min": 20}, "the unit is missing (tokens/s)"),
         ({"metric": "answer_tokens", "quantile": 0.5, "max": 20}, "the unit is missing (tokens)"),
+        ({"metric": "memory", "max": 12}, "the unit is missing (TiB, GiB, MiB); write it such as 12 GiB"),
+        ({"metric": "memory", "max": "12 GB"}, "this is no amount of memory in TiB, GiB, MiB"),
         (QUALITY | {"max_drop": 5}, "the unit is missing (points"),
         ({"metric": "error_rate", "max_ratio": 2, "tolerate": 0.01}, "the unit is missing (%)"),
     ],
@@ -84,6 +89,10 @@ def test_a_limit_without_its_unit_says_which_there_are(gate, told):
             "`error_rate` is not counted in shadow pairs",
         ),
         ({"metric": "refusal_rate", "source": "shadow", "max_ratio": 2}, "give max_increase"),
+        ({"metric": "restarts", "max_ratio": 2}, "give max"),
+        ({"metric": "memory", "max_ratio": 2, "quantile": 0.5}, "has no quantile"),
+        ({"metric": "memory", "max": "12 GiB", "for": "5m"}, "`for` does not go with `memory`"),
+        ({"metric": "restarts", "max": 1, "for": "5m"}, "`for` does not go with `restarts`"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(gate, told):
@@ -135,7 +144,7 @@ def test_a_limit_that_the_judge_could_not_judge_is_refused_at_once(gate):
         ({"metric": "error_rate", "max_ratio": 1.5}, "error_rate max_ratio"),
         ({"metric": "error_rate", "max": "5%", "for": "5m"}, "error_rate max for 5m"),
         ({"metric": "ttft", "quantile": 0.999, "max": "1s"}, "ttft p99.9 max"),
-        (ACCEPTED[9], "refusal_rate of shadow pairs max_increase"),
+        (SHADOWED, "refusal_rate of shadow pairs max_increase"),
         (QUERY, "prometheus up"),
         (HOOK, "webhook http://ci"),
     ],
@@ -151,6 +160,7 @@ def test_absolute_limits_are_in_the_metrics_own_unit():
     assert limit(metric="error_rate", max="2%") == 0.02
     assert limit(metric="ttft", quantile=0.5, max="800ms") == 0.8
     assert limit(metric="tokens_per_s", quantile=0.5, min="20 tokens/s") == 20
+    assert limit(metric="memory", max="1.5 GiB") == 1536 * 2**20
 
 
 BETTER = [
@@ -165,3 +175,20 @@ BETTER = [
 def test_no_quantity_takes_a_limit_on_its_better_side(name, limit):
     value = {"max_ratio": 2, "min_ratio": 0.5}.get(limit, "1s")
     assert "is no limit of" in refusal(metric=name, quantile=0.5, **{limit: value})
+
+
+def test_a_plain_threshold_asks_for_more_answers_than_a_test_that_holds_after_few():
+    def least(**gate):
+        return Gate.model_validate({"metric": "error_rate", **gate}).min_samples
+
+    assert (least(max_ratio=1.5), least(max="5%")) == (20, 20)
+    assert least(max="5%", **{"for": "5m"}) == 100
+    assert least(max="5%", min_samples=7, **{"for": "5m"}) == 7
+
+
+@pytest.mark.parametrize("gate", [HOOK, QUERY])
+def test_what_was_stored_with_other_defaults_is_read(gate):
+    stored = Gate.model_validate(gate).model_dump(mode="json", by_alias=True, exclude_none=True)
+    stored["min_samples"] = 100
+    assert Gate.model_validate(stored, context=STORED).name == Gate.model_validate(gate).name
+    assert "`min_samples` does not go with" in refusal(**stored)

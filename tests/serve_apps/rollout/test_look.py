@@ -36,6 +36,7 @@ EVERY_KIND = RolloutSpec.model_validate(
             {"metric": "refusal_rate", "source": "shadow", "max_increase": "2 points"},
             {"metric": "quality", "data": "set.jsonl", "max_drop": "5 points", "min_samples": 10},
             {"metric": "restarts", "max": 1},
+            {"metric": "memory", "max_ratio": 1.2, "severity": "info"},
             {"webhook": HOOK},
             {"prometheus": {"url": "http://prometheus", "query": "up"}, "max": 3},
         ],
@@ -137,6 +138,13 @@ def test_lost_replicas_beyond_the_gates_limit_fail_it():
     _, outcome = look(EVERY_KIND, Progress(), inputs(0, lost=2))
     assert outcome.findings["restarts max"].reason == "2 replicas of the candidate were lost, limit 1"
     assert (outcome.conclusion.action, outcome.conclusion.gate) == (Action.ROLL_BACK, "restarts max")
+
+
+def test_a_look_of_before_says_nothing_of_memory_and_is_read_as_it_was():
+    stored = inputs(0).model_dump(mode="json")
+    del stored["signals"]["memory"], stored["signals"]["stable_memory"]
+    _, outcome = look(EVERY_KIND, Progress(), LookInputs.model_validate(stored))
+    assert outcome.findings["memory max_ratio"].verdict is Verdict.INCONCLUSIVE
 
 
 def test_rounds_of_a_held_out_set_are_numbered_and_one_that_gave_nothing_says_why():

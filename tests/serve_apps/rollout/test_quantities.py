@@ -44,6 +44,9 @@ def finding(effect, low, high) -> Finding:
         (gate(metric="refusal_rate", source="shadow", max_increase="2 points"), 0.0345, "3.45 points"),
         (gate(metric="quality", data="set.jsonl", max_drop="5 points"), -0.01, "-1 points"),
         (gate(metric="restarts", max=2), 1.0, "1"),
+        (gate(metric="memory", max="12 GiB"), 831.0 * 2**20, "831 MiB"),
+        (gate(metric="memory", max="12 GiB"), 4.2134 * 2**30, "4.213 GiB"),
+        (gate(metric="memory", max_ratio=1.2), 1.084, "1.08x"),
     ],
 )
 def test_effects_are_in_the_unit_of_their_limits(given, value, written):
@@ -56,6 +59,8 @@ def test_effects_are_in_the_unit_of_their_limits(given, value, written):
         (RATIO, "at most 1.5x"),
         (gate(metric="tokens_per_s", quantile=0.5, min_ratio=0.8), "at least 0.8x"),
         (TTFT, "at most 800 ms"),
+        (gate(metric="memory", max="12 GiB"), "at most 12 GiB"),
+        (gate(metric="memory", max_ratio=1.2), "at most 1.2x"),
         (gate(metric="error_rate", max="5%", **{"for": "5m"}), "at most 5% for 5m"),
         (gate(metric="quality", data="set.jsonl", max_drop="5 points"), "at most 5 points"),
         (gate(webhook={"url": "https://checks.example.com"}), ""),
@@ -97,3 +102,4 @@ def test_at_100_percent_only_limits_of_its_own_are_left():
     assert quantities.compares(RATIO, 99.99)
     assert not quantities.compares(RATIO, 100)
     assert quantities.compares(TTFT, 100)
+    assert quantities.compares(gate(metric="memory", max_ratio=1.2), 100), "stable's replicas are still there"

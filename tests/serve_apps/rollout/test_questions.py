@@ -106,6 +106,7 @@ def test_alpha_is_shared_by_the_gates_that_may_fail_by_chance():
 def test_whom_the_judge_does_not_decide():
     gates = [
         {"metric": "restarts", "max": 1},
+        {"metric": "memory", "max_ratio": 1.2},
         {"webhook": {"url": "http://ci", "kind": "gate"}},
         {"prometheus": {"url": "http://p", "query": "up"}, "max": 3},
     ]

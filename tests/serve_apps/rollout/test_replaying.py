@@ -83,3 +83,5 @@ def test_what_cannot_be_known_is_noted(replayed, failed):
     assert "the checks of then" in notes
     assert "the `match` of then" in notes
     assert len(replayed(failed, QUICK).notes) == 1
+    replicas_ = [{"metric": "restarts", "max": 1}, {"metric": "memory", "max": "12 GiB"}]
+    assert len(replayed(failed, other(gates=[*gates(), *replicas_])).notes) == 1, "each look has them"

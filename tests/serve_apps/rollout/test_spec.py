@@ -197,7 +197,7 @@ def test_the_hash_is_of_what_is_meant_whatever_the_order_of_keys(given_, seed):
     [
         {"alpha": 0.05, "on_fail": "rollback", "baseline": "stable", "attempt": 1, "start_deadline": "15m"},
         {"start_deadline": "900s", "keep_previous": "60m", "texts": {}, "match": [], "webhooks": []},
-        {"gates": [ERRORS | {"min_samples": 100, "severity": "normal", "source": "traffic"}]},
+        {"gates": [ERRORS | {"min_samples": 20, "severity": "normal", "source": "traffic"}]},
     ],
 )
 def test_defaults_that_are_written_out_change_no_hash(written_out):

@@ -4,13 +4,12 @@ from datetime import timedelta
 
 import pytest
 
-from cluster.errors import ConfigError
 from cluster.state import losses, replicas
 from cluster.state.database import open_database
 from cluster.state.losses import Loss, Signal
 from cluster.state.replicas import LEASE, ReplicaStatus
 from cluster.state.tables import ReplicaRow, utc_now
-from serve_apps.rollout.outside.replicas import read, require_known
+from serve_apps.rollout.outside.replicas import memory, read
 
 
 @pytest.fixture
@@ -89,8 +88,31 @@ def test_an_adapter_restarts_with_the_replicas_of_its_base(session):
     assert counts(session, "tuned") == (1, 0, 1)
 
 
-def test_memory_is_a_config_error_for_no_row_tells_it(session):
-    require_known("restarts")
-    with pytest.raises(ConfigError, match="no row of a replica holds its memory") as caught:
-        require_known("memory")
-    assert caught.value.code == "rollout.no_such_metric"
+def hold(session, name, held, version="v3", **changes):
+    replica(session, name, version, **changes).detail = {"memory_bytes": held}
+
+
+def held(session, version="v3"):
+    """As both ways of reading say it."""
+    found = read(session, "m", version, hour_ago()).memory
+    assert found == memory(session, "m", version)
+    return found
+
+
+def test_the_largest_replica_that_serves_says_what_a_version_holds(session):
+    hold(session, "a", 5)
+    hold(session, "b", 7)
+    hold(session, "c", 99, version="v2")
+    hold(session, "d", 99, status=ReplicaStatus.LOADING)
+    hold(session, "e", 99)
+    session.get(ReplicaRow, ("e", "v3")).seen_at = utc_now() - LEASE - timedelta(seconds=1)
+    assert held(session) == 7
+
+
+def test_one_that_has_not_told_might_be_the_largest(session):
+    assert held(session) is None
+    hold(session, "a", 5)
+    replica(session, "b")
+    assert held(session) is None
+    replica(session, "b").detail = {"memory_bytes": 3}
+    assert held(session) == 5
