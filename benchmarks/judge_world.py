@@ -198,7 +198,8 @@ class Rollout:
 def _in_rows(draw: np.random.Generator, n: Ints, callers: Ints, row: float) -> tuple[Ints, tuple[Ints, Ints]]:
     sizes, ticks = draw.geometric(1 / row, callers.sum()), np.repeat(np.arange(len(n)), callers)
     errors, pairs = (
-        np.bincount(ticks, of_each, minlength=len(n)).astype(np.int64) for of_each in (sizes, sizes * (sizes - 1))
+        np.bincount(ticks, of_each, minlength=len(n)).astype(np.int64)
+        for of_each in (sizes, sizes * (sizes - 1))
     )
     pairs = np.minimum(pairs, n * (n - 1))
     return np.minimum(errors, n), (pairs, pairs)

@@ -52,13 +52,18 @@ def update(clusters: Clusters, blocks: Iterable[Block]) -> Clusters:
     """With the blocks of a look."""
     ours, theirs = clusters.candidate, clusters.baseline
     for block in blocks:
-        ours = _with(ours, block.n_candidate, block.bad_candidate, block.pairs_candidate, block.bad_pairs_candidate)
-        theirs = _with(theirs, block.n_baseline, block.bad_baseline, block.pairs_baseline, block.bad_pairs_baseline)
+        ours = grow(
+            ours, block.n_candidate, block.bad_candidate, block.pairs_candidate, block.bad_pairs_candidate
+        )
+        theirs = grow(
+            theirs, block.n_baseline, block.bad_baseline, block.pairs_baseline, block.bad_pairs_baseline
+        )
     found = Clusters(candidate=ours, baseline=theirs)
     return found.model_copy(update={"highest": max(clusters.highest, found.design_effect)})
 
 
-def _with(side: Side, n: int, bad: int, pairs: int, bad_pairs: int) -> Side:
+def grow(side: Side, n: int, bad: int, pairs: int, bad_pairs: int) -> Side:
+    """With requests, bad ones among them, and the pairs of one caller that they make of both."""
     stretch = tuple(map(sum, zip(side.stretch, (n, bad, pairs, bad_pairs), strict=True)))
     if stretch[0] < STRETCH:
         return Side(bad=side.bad + bad, beyond=side.beyond, stretch=stretch)
