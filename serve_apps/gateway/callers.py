@@ -1,4 +1,4 @@
-"""Who was counted before: what one caller does again and again is not spread over the versions as requests are."""
+"""Who was counted before: what one caller does again and again is not spread over the versions."""
 
 from __future__ import annotations
 

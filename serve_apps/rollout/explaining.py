@@ -24,7 +24,6 @@ from serve_apps.rollout.recomputing import recompute
 from serve_apps.rollout.refolding import Redone, redo
 from serve_apps.rollout.spec import RolloutSpec
 
-
 NOT_CLUSTERED = 1.05
 """Up to this design effect bad answers are said to stand each for itself."""
 

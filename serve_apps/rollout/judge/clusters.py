@@ -1,7 +1,8 @@
 """By how much bad requests come in clusters: so many of them tell what one tells that stands alone.
 
-Callers stay with one version, so that a caller's five errors are not spread over the versions as five callers'
-are. The design effect (Kish 1965; the dispersion of McCullagh and Nelder's quasi-likelihood, 1989) is
+Callers stay with one version, so that one caller's five errors are not spread over the versions as those of
+five callers are. The design effect (Kish, "Survey Sampling", 1965; the dispersion of a quasi-likelihood,
+McCullagh and Nelder, "Generalized Linear Models", 1989) is
 
     1 + (pairs of bad requests of one caller - as many as chance makes) / bad requests.
 
@@ -18,11 +19,14 @@ from cluster.config import StrictModel
 from serve_apps.rollout.judge.blocks import Block
 
 STRETCH = 100
+"""So many requests: in fewer, one caller's burst would be most of what chance is told by."""
 
 
 class Side(StrictModel):
-    """One version's since the rollout began: bad requests, pairs beyond chance in the stretches that are over,
-    and of the present stretch requests, bad ones, and pairs of both.
+    """Of one version since the rollout began.
+
+    `beyond`: bad pairs beyond chance in the stretches that are over; `stretch`: requests, bad ones, and pairs
+    of both in the present one.
     """
 
     bad: int = 0
@@ -44,20 +48,16 @@ class Clusters(StrictModel):
 
     @property
     def design_effect(self) -> float:
-        """The larger of the two: callers are the same kind of people, and of the candidate's few are known."""
+        """The larger of the two: both are asked by the same people, of whom the candidate knows few."""
         return max(self.candidate.design_effect, self.baseline.design_effect)
 
 
 def update(clusters: Clusters, blocks: Iterable[Block]) -> Clusters:
     """With the blocks of a look."""
     ours, theirs = clusters.candidate, clusters.baseline
-    for block in blocks:
-        ours = grow(
-            ours, block.n_candidate, block.bad_candidate, block.pairs_candidate, block.bad_pairs_candidate
-        )
-        theirs = grow(
-            theirs, block.n_baseline, block.bad_baseline, block.pairs_baseline, block.bad_pairs_baseline
-        )
+    for one in blocks:
+        ours = grow(ours, one.n_candidate, one.bad_candidate, one.pairs_candidate, one.bad_pairs_candidate)
+        theirs = grow(theirs, one.n_baseline, one.bad_baseline, one.pairs_baseline, one.bad_pairs_baseline)
     found = Clusters(candidate=ours, baseline=theirs)
     return found.model_copy(update={"highest": max(clusters.highest, found.design_effect)})
 
