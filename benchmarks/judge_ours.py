@@ -70,6 +70,9 @@ class Linnet:
             name: Increment(blocks=(Block(ours.n, getattr(ours, name), theirs.n, getattr(theirs, name)),))
             for name in _RATES
         }
+        callers = (ours.pairs, ours.error_pairs, theirs.pairs, theirs.error_pairs)
+        errors = Block(ours.n, ours.errors, theirs.n, theirs.errors, *callers)
+        found["errors"] = Increment(blocks=(errors,))
         for metric, buckets in (("ttft", world.TTFT_BUCKETS), ("itl", world.ITL_BUCKETS)):
             sketches = [_sketch(getattr(side, metric), buckets) for side in (ours, theirs, self._past)]
             for name in (name for name in TESTS if name.startswith(metric)):

@@ -8,7 +8,7 @@ the weight that a rule has given it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -38,8 +38,9 @@ Floats = NDArray[np.float64]
 class Fault:
     """What is wrong with the candidate; `harm` is the share of its answers that this makes worse.
 
-    `in_a_row`: how many errors a caller has one after the other, of both versions. Callers stay with one
-    version, so with more than 1 errors are no longer spread over the versions as requests are.
+    `in_a_row`: how many errors a caller has one after the other in the mean, of both versions. Callers stay
+    with one version, so with more than 1 errors are no longer spread over the versions as requests are.
+    `asks`: how many requests a caller makes in a tick, each an error or not as if it were somebody else's.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Fault:
     slower_beyond: float = 1.0
     broken: float = 0.0
     in_a_row: float = 1.0
+    asks: int = 1
 
 
 FAULTS = {
@@ -62,13 +64,19 @@ FAULTS = {
         Fault("TTFT x2", 1.0, slower_beyond=0.0),
         Fault("errors 100%", 1.0, errors=1.0),
         Fault("none, five errors a caller", 0.0, in_a_row=5.0),
+        Fault("1% to 3%, five errors a caller", 0.02, errors=0.02, in_a_row=5.0),
+        Fault("none, ten requests a caller", 0.0, asks=10),
+        Fault("1% to 3%, ten requests a caller", 0.02, errors=0.02, asks=10),
     )
 }
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What one version did in a tick; latencies as counts of atoms, from the smallest on."""
+    """What one version did in a tick; latencies as counts of atoms, from the smallest on.
+
+    `pairs`, `error_pairs`: of one caller's requests, and of one caller's errors.
+    """
 
     n: int
     errors: int
@@ -76,6 +84,8 @@ class Arm:
     empty: int
     ttft: Ints
     itl: Ints
+    pairs: int = 0
+    error_pairs: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,8 +151,8 @@ class Rollout:
         requests = draw.poisson(self._hours.requests[at])
         n = draw.binomial(requests, self.weight / 100)
         candidate = self._arm(n, fault, at)
-        baseline = self._arm(requests - n, FAULTS["none"], at)
-        control = self._arm(n, FAULTS["none"], at)
+        good = replace(fault, errors=0.0, repetitions=0.0, slower_beyond=1.0, broken=0.0)
+        baseline, control = self._arm(requests - n, good, at), self._arm(n, good, at)
         worse = draw.binomial(PAIRS_PER_TICK, CHANGED + fault.broken, len(n))
         better = draw.binomial(PAIRS_PER_TICK - worse, CHANGED / (1 - CHANGED - fault.broken))
         for number in range(len(n)):
@@ -151,7 +161,7 @@ class Rollout:
 
     def _arm(self, n: Ints, fault: Fault, at: slice) -> list[Arm]:
         draw = self._draw
-        errors = self._errors(n, np.minimum(self._hours.errors[at] + fault.errors, 1))
+        errors, of_callers = self._errors(n, np.minimum(self._hours.errors[at] + fault.errors, 1))
         repetitions = draw.binomial(n, REPETITIONS + fault.repetitions)
         empty = draw.binomial(n, EMPTY)
         ttft, itl = draw.multinomial(n, ttft_shares(fault.slower_beyond)), draw.multinomial(n, itl_shares())
@@ -165,17 +175,39 @@ class Rollout:
                 int(empty[i]),
                 np.roll(ttft[i], slower[i]),
                 np.roll(itl[i], slower[i]),
+                int(of_callers[0][i]),
+                int(of_callers[1][i]),
             )
             for i in range(len(n))
         ]
 
-    def _errors(self, n: Ints, chance: Floats) -> Ints:
-        row = self._fault.in_a_row
-        if row == 1:
-            return self._draw.binomial(n, chance)
-        callers = self._draw.poisson(n * chance / row)
-        more = self._draw.negative_binomial(np.maximum(callers, 1), 1 / row)
-        return np.asarray(np.minimum(callers + np.where(callers > 0, more, 0), n))
+    def _errors(self, n: Ints, chance: Floats) -> tuple[Ints, tuple[Ints, Ints]]:
+        """With the pairs of requests, and of errors, that are of one caller."""
+        draw, row, asks = self._draw, self._fault.in_a_row, self._fault.asks
+        if row > 1:
+            return _in_rows(draw, n, draw.poisson(n * chance / row), row)
+        errors = draw.binomial(n, chance)
+        if asks == 1:
+            return errors, (0 * n, 0 * n)
+        whole, rest = np.divmod(n, asks)
+        pairs = whole * asks * (asks - 1) + rest * (rest - 1)
+        found = [_pairs_by_chance(draw, *both, asks) for both in zip(n, errors, strict=True)]
+        return errors, (pairs, np.array(found))
+
+
+def _in_rows(draw: np.random.Generator, n: Ints, callers: Ints, row: float) -> tuple[Ints, tuple[Ints, Ints]]:
+    sizes, ticks = draw.geometric(1 / row, callers.sum()), np.repeat(np.arange(len(n)), callers)
+    errors, pairs = (
+        np.bincount(ticks, of_each, minlength=len(n)).astype(np.int64)
+        for of_each in (sizes, sizes * (sizes - 1))
+    )
+    pairs = np.minimum(pairs, n * (n - 1))
+    return np.minimum(errors, n), (pairs, pairs)
+
+
+def _pairs_by_chance(draw: np.random.Generator, n: int, errors: int, asks: int) -> int:
+    of_each = np.bincount(draw.choice(n, errors, replace=False, shuffle=False) // asks)
+    return int((of_each * (of_each - 1)).sum())
 
 
 @cache

@@ -9,6 +9,9 @@ from cluster.config import StrictModel
 SHADOW = "shadow:"
 """Before the name of a version: what was counted of its answers to copies of requests."""
 
+PAIRS = "pairs_"
+"""Before the name of a count: in how many ordered pairs both were of one caller and in one minute."""
+
 
 class Sketch(StrictModel):
     """How many values were zero, and how many lie in each bucket, as pairs of an index and a number.

@@ -98,8 +98,9 @@ class JudgedTraffic:
     def finish(self, watch: Watch, row: Observation) -> None:
         """The request is over."""
         signs, body = watch.signs, watch.asked.plan.body
+        caller = watch.asked.plan.choice.caller
         prompt_tokens = tokens.of_prompt(body)
-        self._saw(watch.policy, Finished(row, prompt_tokens, signs.spoke, signs.mean_logprob()))
+        self._saw(watch.policy, Finished(row, prompt_tokens, signs.spoke, signs.mean_logprob(), caller))
         if watch.text is None or row.status != _HTTP_OK or row.error_code:
             return
         text = next(iter(watch.text.texts()), "")
@@ -136,7 +137,7 @@ class JudgedTraffic:
     def _look_at(self, watch: Watch, version: str, text: str) -> None:
         def work() -> None:
             found = check(text, watch.judging.texts, wants_json=wants_json(watch.asked.plan.body))
-            self._saw(watch.policy, LookedAt(version, found))
+            self._saw(watch.policy, LookedAt(version, found, watch.asked.plan.choice.caller))
 
         if not self._texts.offer(work):
             self._saw(watch.policy, NotLookedAt(version))

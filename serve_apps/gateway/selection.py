@@ -33,12 +33,14 @@ class Choice:
     """The version that answers; two that name the same are equal, however they came about.
 
     `judged_by` is the policy that decided it, where the answer counts for a judged rollout: not for a pin,
-    and not for whoever the rollout does not match.
+    and not for whoever the rollout does not match. `caller` is then the key that the split went by, empty
+    where the caller gave none.
     """
 
     model: str
     version: str
     judged_by: TrafficPolicy | None = field(default=None, compare=False, repr=False)
+    caller: str = field(default="", compare=False, repr=False)
 
 
 _decoder = msgspec.json.Decoder(Ask)
@@ -91,9 +93,10 @@ def select(
 def _split(policy: TrafficPolicy, headers: RawHeaders, user: str | None) -> Choice:
     if policy.judging is None:
         return Choice(policy.model, route(policy, split_key(headers, user)))
-    if not is_matched(policy.judging, headers, known_key(headers, user)):
+    key = known_key(headers, user)
+    if not is_matched(policy.judging, headers, key):
         return Choice(policy.model, policy.stable)
-    return Choice(policy.model, route(policy, split_key(headers, user)), policy)
+    return Choice(policy.model, route(policy, key or _nobodys_key()), policy, key)
 
 
 def is_matched(judging: Judging, headers: RawHeaders, key: str) -> bool:
@@ -113,7 +116,7 @@ def _fits(match: Match, headers: RawHeaders, key: str) -> bool:
 
 def split_key(headers: RawHeaders, user: str | None) -> str:
     """What the split hashes: the caller's key, or something random."""
-    return known_key(headers, user) or secrets.token_hex(16)
+    return known_key(headers, user) or _nobodys_key()
 
 
 def known_key(headers: RawHeaders, user: str | None) -> str:
@@ -130,6 +133,10 @@ def bearer(headers: RawHeaders) -> str:
     """The API key in Authorization; empty without one."""
     scheme, _, token = _text(_first(headers, b"authorization")).partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _nobodys_key() -> str:
+    return secrets.token_hex(16)
 
 
 def _pinned(model: str, label: str, pin: str, known: Sequence[str], *, heard: bool) -> Choice | Refusal:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.tally import SHADOW
 from serve_apps.gateway import strata
+from serve_apps.gateway.callers import Callers
 from serve_apps.gateway.observation import Observation
-from serve_apps.gateway.outcome import error_kind, is_callers
+from serve_apps.gateway.outcome import ErrorKind, error_kind, is_callers
 from serve_apps.gateway.routes import GENERATING
 from serve_apps.sketch import SketchBuilder
 
@@ -21,13 +22,15 @@ class Finished:
 
     `prompt_tokens` are about as many as its body holds, whatever the answer says of them, so that it
     falls into the same stratum whichever version answers. `spoke`: the answer had text, or called a
-    tool. `mean_logprob`: of the answer's tokens, where the caller asked for them.
+    tool. `mean_logprob`: of the answer's tokens, where the caller asked for them. `caller`: the key that the
+    split went by; a request without one is its own caller.
     """
 
     row: Observation
     prompt_tokens: int
     spoke: bool
     mean_logprob: float | None = None
+    caller: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class LookedAt:
 
     version: str
     found: Mapping[str, bool]
+    caller: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class TallyBuilder:
 
     def __init__(self) -> None:
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._callers: defaultdict[str, Callers] = defaultdict(Callers)
         self._sketches: dict[tuple[str, str, str], SketchBuilder] = {}
         self._pairs: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._shadow_requests = 0
@@ -114,26 +119,25 @@ class TallyBuilder:
         row = seen.row
         if is_callers(row.status, row.error_code):
             return
-        counts = self._counts[row.version]
-        counts["requests"] += 1
-        if row.retries or row.continued:
-            counts["retried"] += 1
-        if (kind := error_kind(row.status, row.error_code)) is not None:
-            counts["errors"] += 1
-            counts[kind.value] += 1
+        kind = error_kind(row.status, row.error_code)
+        self._callers[row.version].at(row.at)
+        self._count(row.version, seen.caller, _events(seen, kind))
+        if kind is not None:
             return
-        if row.route in GENERATING:
-            counts["empty"] += not seen.spoke
-            counts["cut"] += row.finish_reason == "length"
         for metric, stratum, value in _quantities(seen):
             self._sketch(row.version, metric, stratum, value)
 
     def _looked_at(self, seen: LookedAt) -> None:
-        counts = self._counts[seen.version]
-        counts["texts"] += 1
-        counts["json_texts"] += JSON_CHECK in seen.found
-        for check, found in seen.found.items():
-            counts[check] += found
+        events = ["texts", *(check for check, found in seen.found.items() if found)]
+        if JSON_CHECK in seen.found:
+            events.append("json_texts")
+        self._count(seen.version, seen.caller, events)
+
+    def _count(self, version: str, caller: str, events: Sequence[str]) -> None:
+        counts = self._counts[version]
+        for event in events:
+            counts[event] += 1
+        self._callers[version].count(caller, events, counts)
 
     def _shadowed(self, seen: Shadowed) -> None:
         self._shadow_requests += 1
@@ -157,6 +161,20 @@ class TallyBuilder:
         if sketch is None:
             sketch = self._sketches[place] = SketchBuilder()
         sketch.add(value)
+
+
+def _events(seen: Finished, kind: ErrorKind | None) -> list[str]:
+    row, events = seen.row, ["requests"]
+    if row.retries or row.continued:
+        events.append("retried")
+    if kind is not None:
+        return [*events, "errors", kind.value]
+    if row.route in GENERATING:
+        if not seen.spoke:
+            events.append("empty")
+        if row.finish_reason == "length":
+            events.append("cut")
+    return events
 
 
 def _quantities(seen: Finished) -> Iterator[tuple[str, str, float]]:

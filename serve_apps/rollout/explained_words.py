@@ -53,3 +53,5 @@ def _lines(gate: Arithmetic, width: int) -> Iterator[str]:
     if gate.against and is_counted:
         yield f"{'':<{width}}  to fail       {gate.against}"
         yield f"{'':<{width}}  to pass       {gate.in_favour}"
+    if gate.clusters and is_counted:
+        yield f"{'':<{width}}  {gate.clusters}"

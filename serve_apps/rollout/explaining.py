@@ -24,12 +24,16 @@ from serve_apps.rollout.recomputing import recompute
 from serve_apps.rollout.refolding import Redone, redo
 from serve_apps.rollout.spec import RolloutSpec
 
+NOT_CLUSTERED = 1.05
+"""Up to this design effect bad answers are said to stand each for itself."""
+
 
 class Arithmetic(StrictModel):
     """One gate at one look: `candidate` and `baseline` are `bad of n` at this step, or what came instead.
 
     `log_e_worse` is to reach `log_worse_at` for a failure, `log_e_fine` `log_fine_at` for a pass; None where
-    no e-value decides. `against` and `in_favour` say the same in words.
+    no e-value decides. `against` and `in_favour` say the same in words. `clusters`: how bad answers come in
+    clusters by caller, where they do.
     """
 
     gate: str
@@ -46,6 +50,7 @@ class Arithmetic(StrictModel):
     log_fine_at: float | None
     against: str
     in_favour: str
+    clusters: str = ""
 
 
 class ExplainedDecision(StrictModel):
@@ -156,6 +161,7 @@ def _gate(gate: Gate, test: Test | None, evidence: Evidence | None, finding: Fin
         log_fine_at=fine_at,
         against=_compared(finding.log_e_worse, worse_at, "alpha"),
         in_favour=_compared(finding.log_e_fine, fine_at, "beta"),
+        clusters=_clusters(evidence.clusters.design_effect),
     )
 
 
@@ -181,6 +187,12 @@ def _counts(test: Test, evidence: Evidence) -> tuple[str, str]:
     if test.kind not in (Kind.RATIO, Kind.QUANTILE_RATIO):
         return ours, ""
     return ours, f"{counts.bad_baseline:,} of {counts.n_baseline:,}"
+
+
+def _clusters(effect: float) -> str:
+    if effect <= NOT_CLUSTERED:
+        return ""
+    return f"bad answers come in clusters by caller, so {effect:.1f} of them count as one"
 
 
 def _compared(log_e: float, at: float, error: str) -> str:

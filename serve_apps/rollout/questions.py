@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cluster.tally import Pairs, VersionTally
+from cluster.tally import PAIRS, Pairs, VersionTally
 from serve_apps.rollout import compact
 from serve_apps.rollout.gate_spec import Gate, Source
 from serve_apps.rollout.judge import blocks
@@ -57,12 +57,10 @@ def _differences(pairs: Iterable[Pairs]) -> Iterable[tuple[float, int]]:
 
 def _of_counts(one: Counted, metric: Metric) -> Block:
     ours, theirs = one.candidate.counts, one.baseline.counts
-    return Block(
-        ours.get(metric.exposure, 0),
-        ours.get(metric.event, 0),
-        theirs.get(metric.exposure, 0),
-        theirs.get(metric.event, 0),
-    )
+    names = metric.exposure, metric.event
+    of_callers = tuple(PAIRS + name for name in names)
+    counts = [side.get(name, 0) for part in (names, of_callers) for side in (ours, theirs) for name in part]
+    return Block(*counts)
 
 
 def _of_sketches(

@@ -102,7 +102,7 @@ class Setting:
             return Sample(test, traffic, None if sketch is None else Baseline(sketch=sketch))
         if metric.exposure != "requests":
             traffic = self._texts(metric.exposure)
-        share, note = self.today.shares.get(metric.name), ""
+        share, note, effect = self.today.shares.get(metric.name), "", 1.0
         if share is None:
             rate, note = (
                 ASSUMED_RATE,
@@ -110,8 +110,8 @@ class Setting:
             )
         else:
             # None bad in a hundred does not say that there will be none in a million.
-            rate = (share.bad + 0.5) / (share.n + 1)
-        return Sample(test, traffic, Baseline(rate=rate), note)
+            rate, effect = (share.bad + 0.5) / (share.n + 1), share.effect
+        return Sample(test, traffic, Baseline(rate=rate, effect=effect), note)
 
     def _texts(self, exposure: str) -> Traffic:
         """A gateway looks at so many texts of each version at most."""

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cluster.state.tallies import GatewayTally
+from cluster.tally import PAIRS
 from serve_apps.rollout import compact
+from serve_apps.rollout.judge import clusters
+from serve_apps.rollout.judge.clusters import Side
 from serve_apps.rollout.judge.sketch import EMPTY, Sketch
-from serve_apps.rollout.metrics import METRICS, Kind
+from serve_apps.rollout.metrics import METRICS, Kind, Metric
 
 WINDOW = timedelta(hours=24)
 SHORTEST_S = 60.0
 """What was asked in less time is taken as all that was asked in so much."""
 
+_RATES = tuple(metric for metric in METRICS.values() if metric.kind is Kind.RATE)
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """`bad` of `n` answers of the stable version."""
+    """`bad` of `n` answers of the stable version; `effect`: so many of the bad ones count as one."""
 
     bad: int
     n: int
+    effect: float = 1.0
+
+    def clustered_as(self, other: Share | None) -> Share:
+        """With the other's effect, where there is one."""
+        return self if other is None else replace(self, effect=other.effect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,11 @@ class Today:
             requests=self.requests,
             seconds=self.seconds,
             answers=self.answers,
-            shares={**other.shares, **self.shares},
+            shares={
+                **other.shares,
+                # Who asked is not read from the log.
+                **{name: share.clustered_as(other.shares.get(name)) for name, share in self.shares.items()},
+            },
             sketches={**other.sketches, **self.sketches},
             json_share=other.json_share,
             source=self.source,
@@ -65,6 +79,7 @@ class Today:
 def from_tallies(rows: Iterable[GatewayTally], stable: str) -> Today:
     """What gateways have counted for rollouts that were judged in the last day; it holds texts too."""
     counts: Counter[str] = Counter()
+    sides: dict[str, Side] = {metric.name: Side() for metric in _RATES}
     sketches: dict[str, Sketch] = {}
     spans: dict[int, tuple[datetime, datetime]] = {}
     requests = 0
@@ -79,6 +94,7 @@ def from_tallies(rows: Iterable[GatewayTally], stable: str) -> Today:
         if found is None:
             continue
         counts.update(found.counts)
+        sides = {metric.name: _grown(sides[metric.name], metric, found.counts) for metric in _RATES}
         for metric, strata in found.sketches.items():
             for sketch in strata.values():
                 sketches[metric] = sketches.get(metric, EMPTY).merge(compact.read(sketch))
@@ -92,11 +108,18 @@ def from_tallies(rows: Iterable[GatewayTally], stable: str) -> Today:
         seconds=max(seconds, SHORTEST_S),
         answers=counts["requests"],
         shares={
-            metric.name: Share(counts[metric.event], counts[metric.exposure])
-            for metric in METRICS.values()
-            if metric.kind is Kind.RATE and counts[metric.exposure]
+            metric.name: Share(
+                counts[metric.event], counts[metric.exposure], sides[metric.name].design_effect
+            )
+            for metric in _RATES
+            if counts[metric.exposure]
         },
         sketches=sketches,
         json_share=counts["json_texts"] / texts if texts else None,
         source=f"the tallies of judged rollouts since {since:%Y-%m-%d %H:%M} UTC",
     )
+
+
+def _grown(side: Side, metric: Metric, counts: Mapping[str, int]) -> Side:
+    names = metric.exposure, metric.event, PAIRS + metric.exposure, PAIRS + metric.event
+    return clusters.grow(side, *(counts.get(name, 0) for name in names))

@@ -10,12 +10,12 @@ _LOG_PRIOR = math.lgamma(2 * _PRIOR) - 2 * math.lgamma(_PRIOR)
 _FARTHEST = 80.0  # in log odds
 
 
-def log_e(hits: int, n: int, share: float) -> float:
+def log_e(hits: float, n: float, share: float) -> float:
     """The evidence that the proportion is not `share`, which is in (0, 1): a log e-value."""
     return _log_marginal(hits, n) - hits * math.log(share) - (n - hits) * math.log1p(-share)
 
 
-def interval(hits: int, n: int, *, low_error: float, high_error: float) -> tuple[float, float]:
+def interval(hits: float, n: float, *, low_error: float, high_error: float) -> tuple[float, float]:
     """Within which proportions `hits` of `n` are no surprise.
 
     However often one looks, the low end is ever above the proportion with a chance of at most `low_error`,
@@ -51,7 +51,7 @@ def accepted(n: int, share: float, error: float) -> tuple[int, int]:
     return edge(0), edge(n)
 
 
-def _log_marginal(hits: int, n: int) -> float:
+def _log_marginal(hits: float, n: float) -> float:
     gamma = math.lgamma
     return _LOG_PRIOR + gamma(hits + _PRIOR) + gamma(n - hits + _PRIOR) - gamma(n + 2 * _PRIOR)
 

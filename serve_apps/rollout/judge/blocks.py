@@ -21,6 +21,9 @@ MIN_TAIL = 10
 class Block:
     """Requests, and bad ones among them, of one look, one weight and one stratum.
 
+    `pairs_…`: of requests of one caller, with those before the look, and `bad_pairs_…` those of them where
+    both are bad; 0 where nobody counts by caller.
+
     Raises IntegrityError for counts that cannot be.
     """
 
@@ -28,6 +31,10 @@ class Block:
     bad_candidate: int = 0
     n_baseline: int = 0
     bad_baseline: int = 0
+    pairs_candidate: int = 0
+    bad_pairs_candidate: int = 0
+    pairs_baseline: int = 0
+    bad_pairs_baseline: int = 0
 
     def __post_init__(self) -> None:
         if not (0 <= self.bad_candidate <= self.n_candidate and 0 <= self.bad_baseline <= self.n_baseline):
@@ -44,6 +51,10 @@ class Block:
             self.bad_candidate + other.bad_candidate,
             self.n_baseline + other.n_baseline,
             self.bad_baseline + other.bad_baseline,
+            self.pairs_candidate + other.pairs_candidate,
+            self.bad_pairs_candidate + other.bad_pairs_candidate,
+            self.pairs_baseline + other.pairs_baseline,
+            self.bad_pairs_baseline + other.bad_pairs_baseline,
         )
 
 

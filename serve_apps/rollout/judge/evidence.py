@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydantic import field_validator
 
 from cluster.config import StrictModel
-from serve_apps.rollout.judge import means, paired, rate, ratio, threshold, wealth
+from serve_apps.rollout.judge import clusters, means, paired, rate, ratio, threshold, wealth
 from serve_apps.rollout.judge.blocks import Block
+from serve_apps.rollout.judge.clusters import Clusters
 from serve_apps.rollout.judge.means import Mean
 from serve_apps.rollout.judge.ratio import Bets
 from serve_apps.rollout.judge.terms import RATIOS, Direction, Kind, Test
@@ -29,7 +32,8 @@ class Evidence(StrictModel):
     """`worse`: against "within the limit", over all steps; `fine`: against "beyond it", at this step.
 
     `intolerable` and `tolerable` are the same of the candidate's own rate against `tolerate`. `counts`:
-    totals at this step. `mean`: of the paired differences, positive for the worse.
+    totals at this step. `mean`: of the paired differences, positive for the worse. `clusters`: of bad
+    requests by caller, since the rollout began.
     """
 
     step: int
@@ -40,6 +44,7 @@ class Evidence(StrictModel):
     tolerable: Wealth | None = None
     mean: Mean = Mean()
     window: Window = Window()
+    clusters: Clusters = Clusters()
 
     @field_validator("step")
     @classmethod
@@ -77,19 +82,7 @@ def update(evidence: Evidence, test: Test, increment: Increment, *, step: int, n
         counts = counts.plus(block)
     if test.kind is Kind.THRESHOLD:
         return _with_window(evidence, test, increment, counts, now)
-    above, below = bets_of(test)
-    changed: dict[str, object] = {
-        "counts": counts,
-        "worse": wealth.grow(evidence.worse, _log_factors(test, increment, above)),
-        "fine": wealth.grow(evidence.fine, _log_factors(test, increment, below)),
-    }
-    if test.tolerate is not None and evidence.intolerable and evidence.tolerable:
-        at = test.tolerate
-        changed |= {
-            "intolerable": wealth.grow(evidence.intolerable, rate.log_factors(increment.blocks, at, above)),
-            "tolerable": wealth.grow(evidence.tolerable, rate.log_factors(increment.blocks, at, below)),
-        }
-    return evidence.model_copy(update=changed)
+    return _with_bets(evidence, test, increment, counts)
 
 
 def bets_of(test: Test) -> tuple[Bets, Bets]:
@@ -122,11 +115,45 @@ def _log_factors(test: Test, increment: Increment, bets: Bets) -> list[float]:
     return rate.log_factors(increment.blocks, bad_limit(test), bets)
 
 
+def _with_bets(evidence: Evidence, test: Test, increment: Increment, counts: Block) -> Evidence:
+    found = clusters.update(evidence.clusters, increment.blocks)
+    tempered = partial(_tempered, before=evidence.clusters, after=found)
+    above, below = bets_of(test)
+    changed: dict[str, object] = {
+        "counts": counts,
+        "clusters": found,
+        "worse": tempered(evidence.worse, above, _log_factors(test, increment, above)),
+        "fine": tempered(evidence.fine, below, _log_factors(test, increment, below)),
+    }
+    if test.tolerate is not None and evidence.intolerable and evidence.tolerable:
+        at, blocks = test.tolerate, increment.blocks
+        changed |= {
+            "intolerable": tempered(evidence.intolerable, above, rate.log_factors(blocks, at, above)),
+            "tolerable": tempered(evidence.tolerable, below, rate.log_factors(blocks, at, below)),
+        }
+    return evidence.model_copy(update=changed)
+
+
+def _tempered(
+    made: Wealth, bets: Bets, log_factors: list[float], *, before: Clusters, after: Clusters
+) -> Wealth:
+    """To the power of one over the design effect, by which a factor's mean stays at most 1 (Jensen).
+
+    So much is left of a cluster as of one request. Of a cluster that goes on from look to look its begin
+    has been taken for less than it is, hence what was gained before shrinks as the highest effect rises.
+    """
+    if after.highest > before.highest:
+        made = wealth.shrink(made, bets.values(), before.highest / after.highest)
+    effect = after.design_effect
+    return wealth.grow(made, [factor / effect for factor in log_factors])
+
+
 def _at_step(evidence: Evidence, test: Test, step: int) -> Evidence:
     shares = bets_of(test)[0].values()
     kept: dict[str, object] = {
         "worse": wealth.restart(evidence.worse, shares),
         "window": evidence.window,
+        "clusters": evidence.clusters,
     }
     if evidence.intolerable is not None:
         kept["intolerable"] = wealth.restart(evidence.intolerable, shares)

@@ -35,18 +35,24 @@ def answers_to_verdicts(
 ) -> tuple[float | None, float | None]:
     """How many more answers it takes to fail, and to pass; None where no number does."""
     fail, passed = -math.log(test.alpha), -math.log(test.beta)
-    against, in_favour = _drifts(test, outlook)
+    against, in_favour = _tempered(evidence, _drifts(test, outlook))
     to_fail = wealth.answers_until(evidence.worse, against, fail)
     to_pass = wealth.answers_until(evidence.fine, in_favour, passed)
     if not (evidence.intolerable and evidence.tolerable and isinstance(outlook, Rates)):
         return to_fail, to_pass
-    against, in_favour = _drifts_of_rate(test, outlook.candidate, test.tolerate or 0.0)
+    against, in_favour = _tempered(evidence, _drifts_of_rate(test, outlook.candidate, test.tolerate or 0.0))
     also = wealth.answers_until(evidence.intolerable, against, fail)
     instead = wealth.answers_until(evidence.tolerable, in_favour, passed)
     return (
         None if to_fail is None or also is None else max(to_fail, also),
         min((answers for answers in (to_pass, instead) if answers is not None), default=None),
     )
+
+
+def _tempered(evidence: Evidence, drifts: Drifts) -> Drifts:
+    effect = evidence.clusters.design_effect
+    against, in_favour = drifts
+    return [drift / effect for drift in against], [drift / effect for drift in in_favour]
 
 
 def _drifts(test: Test, outlook: Rates | Changes) -> Drifts:

@@ -31,12 +31,14 @@ class Baseline:
     """How the stable version does now.
 
     `rate`: its bad share, for `ratio` and `rate`; `sketch`: of its values, for quantiles; `changed`: in which
-    share of pairs the score differs though neither is better, for `paired`.
+    share of pairs the score differs though neither is better, for `paired`. `effect`: so many of its bad
+    answers come from one caller and count as one, for `ratio` and `rate`.
     """
 
     rate: float | None = None
     sketch: Sketch | None = None
     changed: float = 0.1
+    effect: float = 1.0
 
 
 class Plan(StrictModel):
@@ -100,7 +102,7 @@ def _samples(test: Test, baseline: Baseline, traffic: Traffic, effect: float, *,
         return None
     fail, passed = answers_to_verdicts(begin(test), test, _outlook(test, baseline, traffic, effect))
     answers = fail if to_fail else passed
-    return None if answers is None else max(math.ceil(answers), test.min_samples)
+    return None if answers is None else max(math.ceil(answers * baseline.effect), test.min_samples)
 
 
 def _seconds(test: Test, traffic: Traffic, samples: int | None) -> float | None:

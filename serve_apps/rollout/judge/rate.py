@@ -30,8 +30,13 @@ def drifts(candidate: float, limit: float, bets: Bets) -> list[float]:
     return [candidate * math.log(bet) - math.log1p(limit * (bet - 1)) for bet in bets]
 
 
-def interval(block: Block, *, low_error: float, high_error: float) -> tuple[float, float]:
-    """Confidence sequence of the candidate's rate, each end with an error of its own."""
+def interval(
+    block: Block, *, low_error: float, high_error: float, effect: float = 1.0
+) -> tuple[float, float]:
+    """Confidence sequence of the candidate's rate, each end with an error of its own.
+
+    `effect`: the design effect, so many requests count as one.
+    """
     return beta_binomial.interval(
-        block.bad_candidate, block.n_candidate, low_error=low_error, high_error=high_error
+        block.bad_candidate / effect, block.n_candidate / effect, low_error=low_error, high_error=high_error
     )

@@ -51,17 +51,20 @@ def drifts(candidate: float, baseline: float, per_baseline: float, limit: float,
     return [candidate * math.log(bet) + bad * (math.log1p(ours) - math.log1p(bet * ours)) for bet in bets]
 
 
-def interval(block: Block, *, low_error: float, high_error: float) -> tuple[float, float | None]:
+def interval(
+    block: Block, *, low_error: float, high_error: float, effect: float = 1.0
+) -> tuple[float, float | None]:
     """Confidence sequence of the ratio of the rates, from totals at one weight; None for no upper end.
 
     By the split of bad requests between the two, each end with an error of its own. It supposes that
-    the ratio has been one and the same, and is for reading: verdicts come from the bets.
+    the ratio has been one and the same, and is for reading: verdicts come from the bets. `effect`: the
+    design effect, so many bad requests count as one.
     """
     if not (block.n_candidate and block.n_baseline):
         return 0.0, None
     low, high = beta_binomial.interval(
-        block.bad_candidate,
-        block.bad_candidate + block.bad_baseline,
+        block.bad_candidate / effect,
+        (block.bad_candidate + block.bad_baseline) / effect,
         low_error=low_error,
         high_error=high_error,
     )

@@ -35,17 +35,17 @@ def samples(evidence: Evidence, test: Test) -> int:
 def measure(evidence: Evidence, test: Test, sketches: Sketches | None = None) -> Shown:
     """The effect and its interval."""
     low_error, high_error = (test.alpha, test.beta) if test.is_higher_worse else (test.beta, test.alpha)
-    counts = evidence.counts
+    counts, effect = evidence.counts, evidence.clusters.design_effect
     match test.kind:
         case Kind.PAIRED:
             return _difference(evidence, test)
         case Kind.THRESHOLD:
             return Shown(threshold.rate(evidence.window))
         case Kind.RATIO:
-            low, high = ratio.interval(counts, low_error=low_error, high_error=high_error)
+            low, high = ratio.interval(counts, low_error=low_error, high_error=high_error, effect=effect)
             return Shown(_ratio(evidence), low, high)
         case Kind.RATE:
-            ends = rate.interval(counts, low_error=low_error, high_error=high_error)
+            ends = rate.interval(counts, low_error=low_error, high_error=high_error, effect=effect)
             return Shown(counts.bad_candidate / counts.n_candidate if counts.n_candidate else None, *ends)
     return _quantile(test, sketches, low_error, high_error) if sketches else Shown()
 

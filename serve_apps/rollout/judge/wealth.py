@@ -52,6 +52,19 @@ def grow(wealth: Wealth, factors: Sequence[float]) -> Wealth:
     )
 
 
+def shrink(wealth: Wealth, shares: Iterable[float], times: float) -> Wealth:
+    """As if what each bet has gained until now had been gained with all factors to the power of `times` <= 1.
+
+    What was lost stays lost, so that no bet has more than before.
+    """
+    stakes = [math.log((1 - wealth.kept) * share) for share in shares]
+    logs = zip(wealth.logs, stakes, strict=True)
+    return Wealth(
+        logs=tuple(stake + (log - stake) * times if log > stake else log for log, stake in logs),
+        kept=wealth.kept,
+    )
+
+
 def log_value(wealth: Wealth) -> float:
     """The logarithm of the e-value: of all that there is, what is kept included."""
     return _log_sum(wealth.logs, wealth.kept)

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from cluster.judging import Judging, Match, TextChecks
-from cluster.tally import Tally
+from cluster.tally import PAIRS, Tally
 from serve_apps.replay.wire import End, Told, Way, comment
 from tests.serve_apps.gateway.servers import begin_stream, chunk, event, eventually
 
@@ -35,9 +35,9 @@ def ask(stack, *, key="ada", headers=None, route="/v1/chat/completions", **body)
 
 
 def counts(tally: Tally, version: str) -> dict[str, int]:
-    """What is not 0, without what comes of the texts."""
+    """What is not 0, without pairs and what comes of the texts."""
     found = tally.versions[version].counts
-    return {name: number for name, number in found.items() if number and name not in QUIET}
+    return {name: found[name] for name in found if name not in QUIET and not name.startswith(PAIRS)}
 
 
 def judged(launch, candidate=None, *, weight=100, judging=JUDGING, **settings):
@@ -219,12 +219,8 @@ def test_texts_are_checked_as_the_policy_says(launch):
         "json_texts": 1,
         "invalid_json": 1,
     }
-    assert (found["wrong_script"], found["banned_word"], found["refusal"], found["repetition"]) == (
-        2,
-        2,
-        0,
-        0,
-    )
+    assert (found["wrong_script"], found["banned_word"]) == (2, 2)
+    assert not found.keys() & {"refusal", "repetition"}
 
 
 def test_at_most_so_many_texts_of_each_version_are_looked_at(launch):

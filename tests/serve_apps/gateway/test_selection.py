@@ -170,6 +170,13 @@ def test_a_key_that_nobody_gave_has_no_prefix():
     assert choose(Ask("m"), policy=judged(100, everyone)).judged_by is None
 
 
+def test_the_caller_is_the_key_that_the_split_goes_by_where_the_answer_counts():
+    header = [(b"x-linnet-key", b"beta-1"), (b"authorization", b"Bearer sk")]
+    assert choose(Ask("m", "ada"), header, policy=judged(50)).caller == "beta-1"
+    assert choose(Ask("m"), policy=judged(50, ())).caller == ""
+    assert choose(Ask("m"), header, policy=HALF).caller == ""
+
+
 def test_a_pin_and_a_policy_that_is_not_judged_count_for_no_rollout():
     pinned = choose(Ask("m:v2"), [(b"x-linnet-key", b"beta-1")], policy=judged(100))
     assert (pinned, pinned.judged_by) == (Choice("m", "v2"), None)

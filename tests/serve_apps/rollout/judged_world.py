@@ -57,6 +57,8 @@ class World:
         self.draw = random.Random(seed)
         self.per_second = 100
         self.errors: dict[str, float] = {}
+        self.of_one_caller = 1
+        """So many errors come from each caller, one after the other."""
         self.ttft: dict[str, float] = {}
         self._counts: dict[tuple[int, str], Counter[str]] = {}
         self._sketches: dict[tuple[int, str], SketchBuilder] = {}
@@ -101,6 +103,10 @@ class World:
         counts["requests"] += 1
         if self.draw.random() < self.errors.get(version, 0.0):
             counts["errors"] += 1
+            # The first of a caller makes no pair with those before it, the second one, and so on.
+            before = (counts["errors"] - 1) % self.of_one_caller
+            for name in ("pairs_requests", "pairs_errors"):
+                counts[name] += 2 * before
             return
         ttft = self.ttft.get(version, 0.1) * self.draw.lognormvariate(0, 0.3)
         self._sketches.setdefault(place, SketchBuilder()).add(ttft)

@@ -42,6 +42,20 @@ def test_each_decision_has_the_numbers_that_were_compared(store, judged, failed)
     assert ttft.baseline.endswith(f" of {ttft.baseline.split()[-1]}")
 
 
+def test_it_says_how_far_errors_come_in_clusters_by_caller(store, judged, capsys):
+    judged.errors.update(v1=0.02, v2=0.4)
+    judged.of_one_caller = 5
+    rollout = judged.begin().rollout_id
+    judged.run(judged.controller(), rollout)
+    explained = explain(store, rollout)
+    errors, ttft = explained.decisions[-1].gates
+    assert explained.agrees
+    assert errors.clusters.startswith("bad answers come in clusters by caller, so ")
+    assert not ttft.clusters
+    explained_words.show(explained)
+    assert errors.clusters in capsys.readouterr().out
+
+
 def test_a_persons_decisions_are_explained_beside_the_looks(store, judged):
     rollout = judged.begin().rollout_id
     controller = judged.controller()

@@ -136,6 +136,14 @@ def test_a_rate_counts_its_events_of_its_exposure_by_revision():
     assert found.blocks == (Block(5, 2, 50, 0), Block(4, 0, 0, 0))
 
 
+def test_a_rate_counts_the_pairs_of_its_event_and_of_its_exposure():
+    ours = counts(requests=9, pairs_requests=12, errors=3, pairs_errors=2, pairs_texts=6)
+    counted = [Counted(revision=1, candidate=ours, baseline=counts(requests=90, pairs_requests=20))]
+    assert added({"metric": "error_rate", "max_ratio": 2}, counted).blocks == (
+        Block(9, 3, 90, 0, pairs_candidate=12, bad_pairs_candidate=2, pairs_baseline=20),
+    )
+
+
 def test_a_limit_on_a_quantile_counts_what_lies_beyond_it_in_each_stratum():
     counted = [
         Counted(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+
+import pytest
 
 from cluster.state.tallies import GatewayTally
 from cluster.tally import Tally
@@ -34,6 +37,14 @@ def test_texts_have_their_own_exposure():
     assert found.shares["refusal_rate"] == Share(2, 50)
     assert found.shares["error_rate"] == Share(0, 190)
     assert found.json_share == 0.2
+
+
+def test_how_far_errors_come_in_clusters_is_told_over_all_gateways_and_kept_beside_the_log():
+    fives = {"errors": 10, "pairs_requests": 40, "pairs_errors": 40}
+    counted = from_tallies([tally(1, 0, 100, 1000, **fives), tally(1, 1, 101, 1000, errors=10)], "v1")
+    assert counted.shares["error_rate"].effect == pytest.approx(3, abs=0.01)
+    assert counted.shares["timeout_rate"].effect == 1
+    assert LOGGED.beside(counted).shares["error_rate"] == replace(counted.shares["error_rate"], bad=1, n=90)
 
 
 def test_gateways_that_count_nothing_say_nothing():

@@ -44,6 +44,16 @@ def test_both_verdicts_are_planned_and_seconds_follow_from_the_traffic(test, wor
     assert found.seconds_to_pass == pytest.approx(found.samples_to_pass / per_second)
 
 
+def test_where_errors_come_in_fives_it_takes_five_times_the_answers():
+    plain, fives = (
+        plan(ERRORS, Baseline(rate=0.01, effect=effect), TRAFFIC, worsening=3, samples=5000)
+        for effect in (1.0, 5.0)
+    )
+    assert fives.samples_to_fail == pytest.approx(5 * plain.samples_to_fail, abs=5)
+    assert fives.samples_to_pass == pytest.approx(5 * plain.samples_to_pass, abs=5)
+    assert fives.smallest > plain.smallest
+
+
 @ALL
 def test_the_smallest_worsening_fails_within_the_answers_and_a_bit_less_does_not(test, worsening):
     samples = 2000

@@ -52,6 +52,18 @@ def test_a_restart_neither_adds_nor_takes(rows, times):
     assert 0 < after.kept < before.kept
 
 
+@given(FACTORS, st.floats(0.1, 1), st.integers(0, 3))
+def test_shrunk_no_bet_has_more_and_only_gains_are_less(rows, times, restarts):
+    before = grown(wealth.reserved(SHARES), rows)
+    for _ in range(restarts):
+        before = wealth.restart(before, SHARES)
+    after = wealth.shrink(before, SHARES, times)
+    for share, old, new in zip(SHARES, before.logs, after.logs, strict=True):
+        stake = math.log(share * (1 - before.kept))
+        assert new - stake == pytest.approx(times * (old - stake) if old > stake else old - stake)
+    assert after.kept == before.kept
+
+
 def test_after_a_restart_early_losses_are_no_burden():
     lost = wealth.grow(wealth.reserved(SHARES), [-1000.0] * 3)
     won = wealth.grow(wealth.restart(lost, SHARES), [10.0] * 3)
