@@ -9,6 +9,11 @@ from cluster.config import StrictModel
 SHADOW = "shadow:"
 """Before the name of a version: what was counted of its answers to copies of requests."""
 
+FRESH = "fresh:"
+"""Before the name of stable: what was counted of the answers that a candidate is compared with.
+
+Where the policy has `fresh`; all else of stable is counted under its name."""
+
 
 class Sketch(StrictModel):
     """How many values were zero, and how many lie in each bucket, as pairs of an index and a number.

@@ -1,6 +1,6 @@
 """Which replica of a version takes a request: the least busy one that has not just failed.
 
-One that stands by is asked only where no other is fit for the request.
+A spare one, such as one that stands by, is asked only where no other is fit for the request.
 
 A replica that fails request after request has its circuit opened: it is asked only where there is no
 other, until its time is over; then one more failure opens it for twice as long.
@@ -42,10 +42,10 @@ class Balancer:
         replicas: Sequence[Replica],
         strikes: Mapping[str, int],
         *,
-        standbys: Collection[str] = (),
+        spares: Collection[str] = (),
         prefer: Prefer | None = None,
     ) -> Replica | None:
-        """By strikes of this request, closed circuits, not standing by, load; ties at random.
+        """By strikes of this request, closed circuits, not being spare, load; ties at random.
 
         Before load comes `prefer`, where there is one.
         """
@@ -54,7 +54,7 @@ class Balancer:
         if not usable:
             return None
         standing = [
-            (strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now, r.id in standbys) for r in usable
+            (strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now, r.id in spares) for r in usable
         ]
         best = min(standing)
         equals = [r for r, own in zip(usable, standing, strict=True) if own == best]
@@ -64,6 +64,10 @@ class Balancer:
         loads = [self._in_flight[r.id] for r in equals]
         least = min(loads)
         return random.choice([r for r, load in zip(equals, loads, strict=True) if load == least])
+
+    def in_flight(self, replica_id: str) -> int:
+        """Requests that the replica has of this gateway."""
+        return self._in_flight.get(replica_id, 0)
 
     def enter(self, replica_id: str) -> None:
         """A request goes to the replica."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from cluster.judging import Judging, Match
-from cluster.traffic import TrafficPolicy, route
+from cluster.traffic import TrafficPolicy, is_in_second_slice, route
 from serve_apps.gateway import openai_errors
 from serve_apps.gateway.names import ModelName
 from serve_apps.gateway.openai_errors import Refusal
@@ -33,12 +33,13 @@ class Choice:
     """The version that answers; two that name the same are equal, however they came about.
 
     `judged_by` is the policy that decided it, where the answer counts for a judged rollout: not for a pin,
-    and not for whoever the rollout does not match.
+    and not for whoever the rollout does not match. `second_slice`: it is for stable's fresh replicas.
     """
 
     model: str
     version: str
     judged_by: TrafficPolicy | None = field(default=None, compare=False, repr=False)
+    second_slice: bool = field(default=False, compare=False)
 
 
 _decoder = msgspec.json.Decoder(Ask)
@@ -93,7 +94,8 @@ def _split(policy: TrafficPolicy, headers: RawHeaders, user: str | None) -> Choi
         return Choice(policy.model, route(policy, split_key(headers, user)))
     if not is_matched(policy.judging, headers, known_key(headers, user)):
         return Choice(policy.model, policy.stable)
-    return Choice(policy.model, route(policy, split_key(headers, user)), policy)
+    key = split_key(headers, user)
+    return Choice(policy.model, route(policy, key), policy, is_in_second_slice(policy, key))
 
 
 def is_matched(judging: Judging, headers: RawHeaders, key: str) -> bool:

@@ -19,12 +19,13 @@ from serve_apps.sketch import SketchBuilder
 class Finished:
     """A request that is over.
 
-    `prompt_tokens` are about as many as its body holds, whatever the answer says of them, so that it
+    `counted_as`: the version that it was for, or `fresh:VERSION`. `prompt_tokens` are about as many as its body holds, whatever the answer says of them, so that it
     falls into the same stratum whichever version answers. `spoke`: the answer had text, or called a
     tool. `mean_logprob`: of the answer's tokens, where the caller asked for them.
     """
 
     row: Observation
+    counted_as: str
     prompt_tokens: int
     spoke: bool
     mean_logprob: float | None = None
@@ -34,7 +35,7 @@ class Finished:
 class LookedAt:
     """A text and what the checks found in it, by check; a check that was not made is missing."""
 
-    version: str
+    counted_as: str
     found: Mapping[str, bool]
 
 
@@ -42,7 +43,7 @@ class LookedAt:
 class NotLookedAt:
     """A text that was to be looked at, when too many waited."""
 
-    version: str
+    counted_as: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class TallyBuilder:
             case LookedAt():
                 self._looked_at(seen)
             case NotLookedAt():
-                self._counts[seen.version]["texts_dropped"] += 1
+                self._counts[seen.counted_as]["texts_dropped"] += 1
             case Shadowed():
                 self._shadowed(seen)
             case Pair():
@@ -114,7 +115,7 @@ class TallyBuilder:
         row = seen.row
         if is_callers(row.status, row.error_code):
             return
-        counts = self._counts[row.version]
+        counts = self._counts[seen.counted_as]
         counts["requests"] += 1
         if row.retries or row.continued:
             counts["retried"] += 1
@@ -126,10 +127,10 @@ class TallyBuilder:
             counts["empty"] += not seen.spoke
             counts["cut"] += row.finish_reason == "length"
         for metric, stratum, value in _quantities(seen):
-            self._sketch(row.version, metric, stratum, value)
+            self._sketch(seen.counted_as, metric, stratum, value)
 
     def _looked_at(self, seen: LookedAt) -> None:
-        counts = self._counts[seen.version]
+        counts = self._counts[seen.counted_as]
         counts["texts"] += 1
         counts["json_texts"] += JSON_CHECK in seen.found
         for check, found in seen.found.items():

@@ -45,16 +45,16 @@ def test_a_standby_is_picked_only_where_no_other_is_fit():
     balancer = Balancer(clock=lambda: now[0])
     for _ in range(5):
         balancer.enter("a")
-    assert balancer.pick([A, B], {}, standbys={"b"}) is A
-    assert balancer.pick([A, B], {"a": 1}, standbys={"b"}) is B
-    assert balancer.pick([B], {}, standbys={"b"}) is B
+    assert balancer.pick([A, B], {}, spares={"b"}) is A
+    assert balancer.pick([A, B], {"a": 1}, spares={"b"}) is B
+    assert balancer.pick([B], {}, spares={"b"}) is B
     balancer.avoid("a")
-    assert balancer.pick([A, B], {}, standbys={"b"}) is B
+    assert balancer.pick([A, B], {}, spares={"b"}) is B
     now[0] += AVOID_S
-    assert balancer.pick([A, B], {}, standbys={"b"}) is A
+    assert balancer.pick([A, B], {}, spares={"b"}) is A
     for _ in range(TRIPS):
         balancer.failed("a")
-    assert balancer.pick([A, B], {}, standbys={"b"}) is B
+    assert balancer.pick([A, B], {}, spares={"b"}) is B
 
 
 def picked(balancer, replicas):

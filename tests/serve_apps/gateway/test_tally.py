@@ -21,6 +21,7 @@ from serve_apps.gateway.tally import (
 SECONDS = st.floats(0.000001, 600)
 TOKENS = st.integers(0, 20_000)
 VERSIONS = st.sampled_from(["v1", "v2"])
+NAMES = st.sampled_from(["v1", "v2", "fresh:v1"])
 CHECKS = ("refusal", "repetition", "invalid_json", "wrong_script", "banned_word")
 FOUND = st.dictionaries(st.sampled_from(CHECKS), st.booleans())
 
@@ -60,9 +61,9 @@ rows = st.builds(
     retries=st.integers(0, 2),
 )
 seen = st.one_of(
-    st.builds(Finished, rows, TOKENS, st.booleans(), st.none() | st.floats(-9999.0, 0.0)),
-    st.builds(LookedAt, VERSIONS, FOUND),
-    st.builds(NotLookedAt, VERSIONS),
+    st.builds(Finished, rows, NAMES, TOKENS, st.booleans(), st.none() | st.floats(-9999.0, 0.0)),
+    st.builds(LookedAt, NAMES, FOUND),
+    st.builds(NotLookedAt, NAMES),
     st.builds(Shadowed, st.just("v2"), TOKENS, st.none() | TOKENS, st.none() | SECONDS),
     st.builds(Pair, FOUND, FOUND),
 )
@@ -145,18 +146,18 @@ def test_nothing_is_nothing():
 
 def test_quantities_are_of_good_answers_alone():
     bad = observation(error_code="stream_broken", ttft_s=0.1)
-    assert tally([Finished(bad, 5, True)]).versions["v1"] == VersionTally(
+    assert tally([Finished(bad, "v1", 5, True)]).versions["v1"] == VersionTally(
         counts={"requests": 1, "errors": 1, "broken_stream": 1}
     )
 
 
 def test_embeddings_are_never_empty_or_cut():
     row = observation(route="/v1/embeddings", finish_reason="")
-    assert tally([Finished(row, 5, False)]).versions["v1"].counts == {"requests": 1}
+    assert tally([Finished(row, "v1", 5, False)]).versions["v1"].counts == {"requests": 1}
 
 
 def test_a_stream_that_went_on_elsewhere_was_sent_again():
-    assert tally([Finished(observation(continued=1), 5, True)]).versions["v1"].counts["retried"] == 1
+    assert tally([Finished(observation(continued=1), "v1", 5, True)]).versions["v1"].counts["retried"] == 1
 
 
 def test_pairs_tell_of_checks_that_both_answers_had():
@@ -172,6 +173,6 @@ def test_pairs_tell_of_checks_that_both_answers_had():
 
 
 def test_a_mean_log_probability_is_told_as_its_distance_from_certainty():
-    found = tally([Finished(observation(), 5, True, 0.0), Finished(observation(), 5, True, -0.5)])
+    found = tally([Finished(observation(), "v1", 5, True, 0.0), Finished(observation(), "v1", 5, True, -0.5)])
     sketch = found.versions["v1"].sketches["mean_logprob"]["p0a0"]
     assert (sketch.zeros, len(sketch.buckets)) == (1, 1)
