@@ -48,7 +48,6 @@ class TrafficPolicy(StrictModel):
             shares[self.candidate] = self.weight
         return shares
 
-
     @property
     def has_second_slice(self) -> bool:
         """Whether a part of stable's traffic, as large as the candidate's, goes to fresh replicas."""

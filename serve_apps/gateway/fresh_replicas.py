@@ -29,7 +29,7 @@ def none_fresh(_model: str, _version: str) -> frozenset[str]:
 
 
 class FreshCache(Follower):
-    """Knows when replicas started, while a policy asks for fresh ones; two gateways that have read it agree."""
+    """Knows when replicas started, while a policy asks for fresh ones; gateways that have read it agree."""
 
     what = "start times of replicas"
 

@@ -19,9 +19,10 @@ from serve_apps.sketch import SketchBuilder
 class Finished:
     """A request that is over.
 
-    `counted_as`: the version that it was for, or `fresh:VERSION`. `prompt_tokens` are about as many as its body holds, whatever the answer says of them, so that it
-    falls into the same stratum whichever version answers. `spoke`: the answer had text, or called a
-    tool. `mean_logprob`: of the answer's tokens, where the caller asked for them.
+    `counted_as`: the version that it was for, or `fresh:VERSION`. `prompt_tokens` are about as many as its
+    body holds, whatever the answer says of them, so that it falls into the same stratum whichever version
+    answers. `spoke`: the answer had text, or called a tool. `mean_logprob`: of the answer's tokens, where
+    the caller asked for them.
     """
 
     row: Observation

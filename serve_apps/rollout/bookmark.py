@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pydantic import Field
 
 from cluster.config import StrictModel
 from cluster.state.tallies import GatewayTally
-from cluster.tally import Pairs, Tally, VersionTally
+from cluster.tally import FRESH, Pairs, Tally, VersionTally
 from cluster.tally import Sketch as Compact
 from serve_apps.rollout import compact
 from serve_apps.rollout.looks import Counted
@@ -21,25 +21,34 @@ class Bookmark(StrictModel):
 
 
 def news(
-    rows: Iterable[GatewayTally], before: Bookmark, *, candidate: str, stable: str
+    rows: Iterable[GatewayTally], before: Bookmark, *, candidate: str, stable: str, fresh: bool = False
 ) -> tuple[tuple[Counted, ...], Bookmark]:
-    """What the rows hold that was not read before, by revision, and the bookmark after it."""
+    """What the rows hold that was not read before, by revision, and the bookmark after it.
+
+    `fresh`: the baseline is what was counted of stable's fresh replicas, and the rest of stable is beside it.
+    """
+    names = {"candidate": candidate, "baseline": stable}
+    if fresh:
+        names |= {"baseline": f"{FRESH}{stable}", "beside": stable}
     read: dict[str, Tally] = {}
     found: dict[int, Counted] = {}
     for row in rows:
         name = f"{row.gateway}/{row.revision}"
         read[name] = row.tally
-        new = _new(row.tally, before.read.get(name, Tally()), row.revision, candidate, stable)
+        new = _new(row.tally, before.read.get(name, Tally()), row.revision, names)
         found[row.revision] = _sum(found.get(row.revision, Counted(revision=row.revision)), new)
     return tuple(one for _, one in sorted(found.items()) if not _is_empty(one)), Bookmark(read=read)
 
 
-def _new(now: Tally, before: Tally, revision: int, candidate: str, stable: str) -> Counted:
+def _new(now: Tally, before: Tally, revision: int, names: Mapping[str, str]) -> Counted:
     empty = VersionTally()
+    sides = {
+        side: _minus(now.versions.get(name, empty), before.versions.get(name, empty))
+        for side, name in names.items()
+    }
     return Counted(
         revision=revision,
-        candidate=_minus(now.versions.get(candidate, empty), before.versions.get(candidate, empty)),
-        baseline=_minus(now.versions.get(stable, empty), before.versions.get(stable, empty)),
+        **sides,
         pairs={
             check: Pairs(
                 **{
@@ -78,6 +87,7 @@ def _sum(one: Counted, other: Counted) -> Counted:
         revision=one.revision,
         candidate=_plus(one.candidate, other.candidate),
         baseline=_plus(one.baseline, other.baseline),
+        beside=_plus(one.beside, other.beside),
         pairs={
             check: Pairs(
                 **{
@@ -103,4 +113,5 @@ def _plus(one: VersionTally, other: VersionTally) -> VersionTally:
 
 def _is_empty(one: Counted) -> bool:
     nothing = VersionTally()
-    return one.candidate == nothing and one.baseline == nothing and not any(p.n for p in one.pairs.values())
+    sides = (one.candidate, one.baseline, one.beside)
+    return all(side == nothing for side in sides) and not any(p.n for p in one.pairs.values())

@@ -89,6 +89,11 @@ class Gate(StrictModel):
     prometheus: PrometheusQuery | None = None
     webhook: Webhook | None = None
 
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the candidate's answers are compared with stable's to other requests."""
+        return self.max_ratio is not None or self.min_ratio is not None
+
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
         given = [name for name in ("metric", "prometheus", "webhook") if getattr(self, name) is not None]

@@ -92,4 +92,4 @@ def samples_are(gate: Gate) -> str:
 
 def compares(gate: Gate, weight: float) -> bool:
     """Whether it has a baseline to compare with, or needs none: at 100% nobody gets the stable version."""
-    return weight < 100 or (gate.max_ratio is None and gate.min_ratio is None)
+    return weight < 100 or not gate.has_baseline
