@@ -1,4 +1,4 @@
-"""A rollout with `baseline: fresh`: which of stable's replicas it means, how many it needs, why none serves."""
+"""A rollout with `baseline: fresh`: which replicas it means, how many it needs, and why none serves."""
 
 from __future__ import annotations
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from pydantic import Field
 
 from cluster.config import StrictModel
 from cluster.state.tallies import GatewayTally
-from cluster.tally import FRESH, Pairs, Tally, VersionTally
+from cluster.tally import Pairs, Tally, VersionTally
 from cluster.tally import Sketch as Compact
 from serve_apps.rollout import compact
 from serve_apps.rollout.looks import Counted
@@ -21,34 +21,28 @@ class Bookmark(StrictModel):
 
 
 def news(
-    rows: Iterable[GatewayTally], before: Bookmark, *, candidate: str, stable: str, fresh: bool = False
+    rows: Iterable[GatewayTally], before: Bookmark, *, candidate: str, baseline: str
 ) -> tuple[tuple[Counted, ...], Bookmark]:
     """What the rows hold that was not read before, by revision, and the bookmark after it.
 
-    `fresh`: the baseline is what was counted of stable's fresh replicas, and the rest of stable is beside it.
+    `candidate` and `baseline` are the names that gateways count them under.
     """
-    names = {"candidate": candidate, "baseline": stable}
-    if fresh:
-        names |= {"baseline": f"{FRESH}{stable}", "beside": stable}
     read: dict[str, Tally] = {}
     found: dict[int, Counted] = {}
     for row in rows:
         name = f"{row.gateway}/{row.revision}"
         read[name] = row.tally
-        new = _new(row.tally, before.read.get(name, Tally()), row.revision, names)
+        new = _new(row.tally, before.read.get(name, Tally()), row.revision, candidate, baseline)
         found[row.revision] = _sum(found.get(row.revision, Counted(revision=row.revision)), new)
     return tuple(one for _, one in sorted(found.items()) if not _is_empty(one)), Bookmark(read=read)
 
 
-def _new(now: Tally, before: Tally, revision: int, names: Mapping[str, str]) -> Counted:
+def _new(now: Tally, before: Tally, revision: int, candidate: str, baseline: str) -> Counted:
     empty = VersionTally()
-    sides = {
-        side: _minus(now.versions.get(name, empty), before.versions.get(name, empty))
-        for side, name in names.items()
-    }
     return Counted(
         revision=revision,
-        **sides,
+        candidate=_minus(now.versions.get(candidate, empty), before.versions.get(candidate, empty)),
+        baseline=_minus(now.versions.get(baseline, empty), before.versions.get(baseline, empty)),
         pairs={
             check: Pairs(
                 **{
@@ -87,7 +81,6 @@ def _sum(one: Counted, other: Counted) -> Counted:
         revision=one.revision,
         candidate=_plus(one.candidate, other.candidate),
         baseline=_plus(one.baseline, other.baseline),
-        beside=_plus(one.beside, other.beside),
         pairs={
             check: Pairs(
                 **{
@@ -113,5 +106,4 @@ def _plus(one: VersionTally, other: VersionTally) -> VersionTally:
 
 def _is_empty(one: Counted) -> bool:
     nothing = VersionTally()
-    sides = (one.candidate, one.baseline, one.beside)
-    return all(side == nothing for side in sides) and not any(p.n for p in one.pairs.values())
+    return one.candidate == nothing and one.baseline == nothing and not any(p.n for p in one.pairs.values())

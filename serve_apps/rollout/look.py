@@ -91,10 +91,8 @@ def _past(
     for one in counted:
         for metric in quantities:
             strata = past.setdefault(metric, {})
-            # A quantile to count beyond may come from anybody, if it is older than what is counted.
-            for side in (one.baseline, one.beside):
-                for stratum, sketch in side.sketches.get(metric, {}).items():
-                    strata[stratum] = compact.merged(strata.get(stratum), sketch)
+            for stratum, sketch in one.baseline.sketches.get(metric, {}).items():
+                strata[stratum] = compact.merged(strata.get(stratum), sketch)
     return past
 
 

@@ -22,8 +22,8 @@ class Signals(StrictModel):
     `gateways`: the newest revision that each gateway routes by; `revision`: the one that is wanted.
     `serving`, `lost`, `refused` are of the candidate since the rollout began. `fresh`: replicas of stable
     that are as new, where the policy asks for them; `no_fresh` says why there are none. `can_go_back`:
-    stable answers, or nobody would lose an answer by it. `confirmed`: all webhooks that must agree to the next
-    step have; `unconfirmed` says who has not, and why.
+    stable answers, or nobody would lose an answer by it. `confirmed`: all webhooks that must agree to the
+    next step have; `unconfirmed` says who has not, and why.
     """
 
     phase: Phase
@@ -43,15 +43,11 @@ class Signals(StrictModel):
 
 
 class Counted(StrictModel):
-    """What all gateways have counted under one revision since the last look.
-
-    `beside`: of stable's replicas that are not fresh, where the baseline is those that are.
-    """
+    """What all gateways have counted under one revision since the last look."""
 
     revision: int
     candidate: VersionTally = VersionTally()
     baseline: VersionTally = VersionTally()
-    beside: VersionTally = VersionTally()
     pairs: dict[str, Pairs] = Field(default_factory=dict)
 
 
@@ -88,7 +84,7 @@ class Progress(StrictModel):
     """What is known after a look.
 
     `watched_s`: for how long looks have gone on at this step; pauses, and time in which nobody looked, are
-    not in it. `evidence` by gate; `past`: stable's values since the rollout began, by metric and
+    not in it. `evidence` by gate; `past`: the baseline's values since the rollout began, by metric and
     stratum; `shown` by metric; `answers`: the newest word from outside, by gate. `rounds` of a held-out set
     are done; `missing`: why the newest one gave nothing.
     """

@@ -14,6 +14,7 @@ from cluster.judging import Fresh
 from cluster.state import policies, tallies
 from cluster.state.tables import DecisionRow, RolloutRow
 from cluster.state.tallies import GatewayTally
+from cluster.tally import FRESH
 from serve_apps.rollout import beside, records, requirements
 from serve_apps.rollout.bookmark import Bookmark, news
 from serve_apps.rollout.looks import Counted, Progress, Signals
@@ -68,7 +69,8 @@ def read(session: Session, rollout: int, now: datetime) -> Facts | None:
     # By revision alone: a row that a clock hides for a while would be forgotten, and then counted again.
     own = tallies.of_model(session, row.model, first=_first_revision(session, rollout))
     fresh = beside.asked(session, row)
-    counted, bookmark = news(own, before, candidate=row.candidate, stable=row.stable, fresh=fresh is not None)
+    baseline = row.stable if fresh is None else f"{FRESH}{row.stable}"
+    counted, bookmark = news(own, before, candidate=row.candidate, baseline=baseline)
     state = records.state_of(row)
     return Facts(
         model=row.model,

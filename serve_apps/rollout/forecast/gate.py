@@ -240,7 +240,7 @@ def _until_comparable(setting: Setting, sample: Sample) -> float:
     if sample.test.kind is not Kind.QUANTILE_RATIO or not setting.is_first:
         return 0.0
     quantile = sample.test.quantile or 0.5
-    per_second = setting.per_second * (1 - setting.weight / 100)
+    per_second = setting.per_second * setting.baselines / 100
     return MIN_TAIL / min(quantile, 1 - quantile) / per_second if per_second else 0.0
 
 
