@@ -50,6 +50,7 @@ class Watch:
     """
 
     asked: Asked
+    notes: Notes
     counted_as: str
     policy: TrafficPolicy
     judging: Judging
@@ -91,6 +92,7 @@ class JudgedTraffic:
         looked_at = asked.route in GENERATING and self._is_looked_at(choice.model, name, judging)
         watch = Watch(
             asked=asked,
+            notes=notes,
             counted_as=name,
             policy=policy,
             judging=judging,
@@ -108,7 +110,14 @@ class JudgedTraffic:
         """The request is over."""
         signs, body = watch.signs, watch.asked.plan.body
         prompt_tokens = tokens.of_prompt(body)
-        finished = Finished(row, watch.counted_as, prompt_tokens, signs.spoke, signs.mean_logprob())
+        finished = Finished(
+            row=row,
+            counted_as=watch.counted_as,
+            prompt_tokens=prompt_tokens,
+            spoke=signs.spoke,
+            mean_logprob=signs.mean_logprob(),
+            new_replica=watch.notes.new_replica,
+        )
         self._saw(watch.policy, finished)
         if watch.text is None or row.status != _HTTP_OK or row.error_code:
             return

@@ -22,7 +22,7 @@ class Finished:
     `counted_as`: the version that it was for, or `fresh:VERSION`. `prompt_tokens` are about as many as its
     body holds, whatever the answer says of them, so that it falls into the same stratum whichever version
     answers. `spoke`: the answer had text, or called a tool. `mean_logprob`: of the answer's tokens, where
-    the caller asked for them.
+    the caller asked for them. `new_replica`: it was among the first requests of its replica.
     """
 
     row: Observation
@@ -30,6 +30,7 @@ class Finished:
     prompt_tokens: int
     spoke: bool
     mean_logprob: float | None = None
+    new_replica: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +167,18 @@ def _quantities(seen: Finished) -> Iterator[tuple[str, str, float]]:
     row = seen.row
     by_prompt = strata.of_prompt(seen.prompt_tokens)
     by_both = strata.of_both(seen.prompt_tokens, row.completion_tokens)
-    yield "e2el", by_both, row.e2e_s
+    # What a version says does not depend on how warm its replica is; how fast it says it does.
+    warmth = strata.NEW if seen.new_replica else ""
+    yield "e2el", by_both + warmth, row.e2e_s
     if row.ttft_s is not None:
-        yield "ttft", by_prompt, row.ttft_s
+        yield "ttft", by_prompt + warmth, row.ttft_s
     if row.itl_s is not None:
-        yield "itl", by_both, row.itl_s
+        yield "itl", by_both + warmth, row.itl_s
     if row.completion_tokens is not None:
         # By the answer's own length, every stratum would hold the same lengths whatever the version.
         yield "answer_tokens", by_prompt, row.completion_tokens
         if row.e2e_s > 0:
-            yield "tokens_per_s", by_both, row.completion_tokens / row.e2e_s
+            yield "tokens_per_s", by_both + warmth, row.completion_tokens / row.e2e_s
     if seen.mean_logprob is not None:
         # Sketches hold what is not negative, so the distance from certainty.
         yield "mean_logprob", by_both, max(0.0, -seen.mean_logprob)

@@ -286,6 +286,7 @@ class Upstream:
         span = call.trace.attempts(replica, goes_on=call.goes_on)
         span.pass_on(call.headers)
         self._balancer.enter(replica.id)
+        call.notes.new_replica = self._balancer.is_new(replica.id)
         try:
             outcome = await self._exchange(call, replica, span)
         except aiohttp.ClientConnectorError:

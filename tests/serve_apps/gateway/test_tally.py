@@ -61,7 +61,9 @@ rows = st.builds(
     retries=st.integers(0, 2),
 )
 seen = st.one_of(
-    st.builds(Finished, rows, NAMES, TOKENS, st.booleans(), st.none() | st.floats(-9999.0, 0.0)),
+    st.builds(
+        Finished, rows, NAMES, TOKENS, st.booleans(), st.none() | st.floats(-9999.0, 0.0), st.booleans()
+    ),
     st.builds(LookedAt, NAMES, FOUND),
     st.builds(NotLookedAt, NAMES),
     st.builds(Shadowed, st.just("v2"), TOKENS, st.none() | TOKENS, st.none() | SECONDS),
@@ -127,7 +129,25 @@ def test_strata_are_few(events):
     found = tally(events)
     for version in found.versions.values():
         for metric, strata in version.sketches.items():
-            assert len(strata) <= (5 if metric in ("ttft", "answer_tokens") else 20)
+            sizes = 5 if metric in ("ttft", "answer_tokens") else 20
+            assert len({name.removesuffix("n") for name in strata}) <= sizes
+            assert len(strata) <= 2 * sizes
+
+
+def test_what_a_version_says_is_compared_whether_its_replica_is_new_or_not():
+    row = observation(ttft_s=0.1, itl_s=0.01, completion_tokens=7)
+    [strata] = [
+        {metric: list(found) for metric, found in version.sketches.items()}
+        for version in tally([Finished(row, "v1", 5, True, -0.5, new_replica=True)]).versions.values()
+    ]
+    assert strata == {
+        "e2el": ["p0a0n"],
+        "ttft": ["p0n"],
+        "itl": ["p0a0n"],
+        "answer_tokens": ["p0"],
+        "tokens_per_s": ["p0a0n"],
+        "mean_logprob": ["p0a0"],
+    }
 
 
 @given(st.lists(seen, max_size=30))
