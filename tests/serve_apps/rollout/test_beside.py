@@ -9,7 +9,7 @@ import pytest
 from cluster.state import replicas
 from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import RolloutRow, utc_now
-from serve_apps.rollout import beside
+from serve_apps.rollout import beside, declared
 from serve_apps.rollout.beside import MOST
 from serve_apps.rollout.spec import Baseline
 from tests.serve_apps.rollout import world
@@ -187,3 +187,9 @@ def test_a_replica_from_before_is_not_fresh(store):
             session.get(world.ReplicaRow, (name, "v1")).started_at = utc_now() - timedelta(hours=1)
     _, rollout = begun(store)
     assert state(store, rollout)[1][0] == 0
+
+
+def test_a_declared_rollout_that_will_hold_is_begun_and_says_so(store, caplog):
+    detailed(store, "v1", {MOST: 1})
+    assert declared.begin(store, MODEL, FRESH) is not None
+    assert "will hold: no fresh replica of stable will serve: v1 has 1 of at most 1 replicas" in caplog.text
