@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
@@ -97,6 +98,16 @@ class TextChecks(StrictModel):
         return names
 
 
+class Fresh(StrictModel):
+    """The candidate is compared with replicas of stable that are as new, and get as much traffic.
+
+    Fresh are those that started after `since`, UTC without a zone, beyond the `others` that stable had then.
+    """
+
+    since: datetime
+    others: int = Field(ge=1)
+
+
 class Judging(StrictModel):
     """What the gateways do for a judged rollout.
 
@@ -108,3 +119,4 @@ class Judging(StrictModel):
     match: tuple[Match, ...] = ()
     shadow: Shadow | None = None
     texts: TextChecks = TextChecks()
+    fresh: Fresh | None = None

@@ -12,6 +12,11 @@ SHADOW = "shadow:"
 PAIRS = "pairs_"
 """Before the name of a count: in how many ordered pairs both were of one caller and in one minute."""
 
+FRESH = "fresh:"
+"""Before the name of stable: what was counted of the answers that a candidate is compared with.
+
+Where the policy has `fresh`; all else of stable is counted under its name."""
+
 
 class Sketch(StrictModel):
     """How many values were zero, and how many lie in each bucket, as pairs of an index and a number.

@@ -12,6 +12,9 @@ from cluster.judging import Judging
 
 BUCKETS = 10_000
 
+HALF = 50.0
+"""Percent from which all of stable's traffic is no more than the candidate's."""
+
 
 class TrafficPolicy(StrictModel):
     """Who gets what share of a model's traffic.
@@ -45,6 +48,11 @@ class TrafficPolicy(StrictModel):
             shares[self.candidate] = self.weight
         return shares
 
+    @property
+    def has_second_slice(self) -> bool:
+        """Whether a part of stable's traffic, as large as the candidate's, goes to fresh replicas."""
+        return self.judging is not None and self.judging.fresh is not None and self.weight < HALF
+
 
 def bucket(model: str, key: str) -> int:
     """Where a key falls, 0 to 9,999: the same in every process and after every restart."""
@@ -60,3 +68,13 @@ def route(policy: TrafficPolicy, key: str) -> str:
     if policy.candidate is not None and bucket(policy.model, key) < round(policy.weight * 100):
         return policy.candidate
     return policy.stable
+
+
+def is_in_second_slice(policy: TrafficPolicy, key: str) -> bool:
+    """Whether `key`, which stable answers, is for its fresh replicas.
+
+    The slice has the highest buckets and is as wide as the candidate's, so raising the weight moves keys
+    to it and none away, up to the half of the traffic, from which there is none.
+    """
+    width = round(policy.weight * 100)
+    return policy.has_second_slice and bucket(policy.model, key) >= BUCKETS - width

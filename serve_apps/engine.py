@@ -36,6 +36,7 @@ from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
 from serve_apps.replica_door import GatewayOnly
 from serve_apps.replica_rows import NOT_WRITTEN, ReplicaRows
+from serve_apps.rollout.beside import MOST, needed
 from serve_apps.rollout.keeping import is_kept
 from serve_apps.version_args import VersionArgs
 
@@ -85,7 +86,8 @@ class VersionServer(LLMServer):
                 ray_llm.stop_engine(self.engine)
             raise
         took = {"load_s": round(loaded - began, 2), "prove_s": round(time.monotonic() - loaded, 2)}
-        self._proof = {"proven": proven, "standby": args.standby, "pause_s": pause_s, **took}
+        most = ray_llm.most_replicas(serve.get_replica_context())
+        self._proof = {"proven": proven, "standby": args.standby, MOST: most, "pause_s": pause_s, **took}
         await self._report(ReplicaStatus.SERVING, self._proof)
         self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._stay_alive())]
 
@@ -232,9 +234,12 @@ class VersionServer(LLMServer):
         choice = response.choices[0]
         return list(choice.token_ids or []), choice.text
 
-    def _is_kept(self) -> bool:
+    def _keep(self) -> None:
+        """Take over what rollouts want of the version."""
+        model, version = self._args.ref.model, self._args.ref.version
         with self._store.database.snapshot() as session:
-            return is_kept(session, self._args.ref.model, self._args.ref.version, utc_now())
+            self._load.kept = is_kept(session, model, version, utc_now())
+            self._load.needed = needed(session, model, version)
 
     async def _renew(self) -> None:
         while True:
@@ -242,7 +247,7 @@ class VersionServer(LLMServer):
                 held = await memory.told(os.getpid())
                 await self._adapters.renew({self._args.ref.version: ReplicaStatus.SERVING}, held)
                 self._adapters.retry()
-                self._load.kept = await asyncio.to_thread(self._is_kept)
+                await asyncio.to_thread(self._keep)
                 await self._keep_warm_worker()
             except Exception:
                 # Without this loop the replica would be taken for lost.

@@ -15,12 +15,14 @@ class EngineLoad:
 
     `ongoing` counts the requests under way: an engine without any takes no steps, so that what it
     said last would stand for ever. `kept`: the version must be able to take all of the traffic.
+    `needed`: how many replicas of it a rollout needs at least.
     """
 
     def __init__(self, ongoing: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
         self._ongoing = ongoing
         self._clock = clock
         self.kept = False
+        self.needed = 0
         self._asked = 0
         self._waiting = 0
         self._kv_cache = 0.0
@@ -55,4 +57,5 @@ class EngineLoad:
             "kv_cache": self._kv_cache if ongoing else 0.0,
             "ttft_s": sum(recent) / len(recent) if recent else 0.0,
             "kept": float(self.kept),
+            "needed": float(self.needed),
         }

@@ -152,6 +152,12 @@ def engine_dtype(engine: Any) -> str:
     return str(engine._engine_client.model_config.dtype).removeprefix("torch.")
 
 
+def most_replicas(context: Any) -> int | None:
+    """How many replicas Serve may run of a replica's deployment, by its context; None for a fixed number."""
+    scaling = context._deployment_config.autoscaling_config
+    return None if scaling is None else int(scaling.max_replicas)
+
+
 def stop_engine(engine: Any) -> None:
     """End the engine's processes now, rather than when the garbage collector comes by."""
     setattr(engine, _STOPPING, True)

@@ -25,7 +25,8 @@ POLICY = "serve_apps.scaling:LoadPolicy"
 class Load:
     """One replica, in means over Serve's `look_back_period_s`; `asked` is not 0 where any request came.
 
-    Nor is `kept` where a rollout may have the version take all of the traffic at once.
+    Nor is `kept` where a rollout may have the version take all of the traffic at once; `needed` is how many
+    replicas of it one compares its candidate with and lets serve, in all.
     """
 
     ongoing: float
@@ -34,6 +35,7 @@ class Load:
     kv_cache: float
     ttft_s: float
     kept: float = 0.0
+    needed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,14 @@ def wanted(loads: Sequence[Load], running: int, target: int, goals: Goals, *, he
 
     One more than there are where any is overloaded, and at least one while requests came lately or
     the first one is `held` to. Where some have not told their load, no fewer than were wanted last:
-    no data is no sign of idleness. Nor fewer of what a rollout keeps.
+    no data is no sign of idleness. Nor fewer of what a rollout keeps, or than it needs.
     """
     by_requests = math.ceil(sum(load.ongoing for load in loads) / goals.requests)
     if held or any(load.asked > 0 for load in loads):
         by_requests = max(by_requests, 1)
     if any(_is_overloaded(load, goals) for load in loads):
         by_requests = max(by_requests, running + 1)
+    by_requests = max([by_requests, *(math.ceil(load.needed) for load in loads)])
     keeps = len(loads) < running or any(load.kept > 0 for load in loads)
     return max(by_requests, target) if keeps else by_requests
 
@@ -111,7 +114,9 @@ def _starts(context: AutoscalingContext) -> bool:
 
 def _loads(context: AutoscalingContext) -> list[Load]:
     told = context.aggregated_metrics or {}
-    columns = [told.get(name, {}) for name in ("ongoing", "asked", "waiting", "kv_cache", "ttft_s", "kept")]
+    columns = [
+        told.get(name, {}) for name in ("ongoing", "asked", "waiting", "kv_cache", "ttft_s", "kept", "needed")
+    ]
     return [
         Load(*(column[replica] for column in columns))
         for replica in context.running_replicas

@@ -25,6 +25,7 @@ from serve_apps.gateway.asgi import (
 from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.directory import ReplicaDirectory
 from serve_apps.gateway.exchange import Exchange
+from serve_apps.gateway.fresh_replicas import FreshCache, none_fresh
 from serve_apps.gateway.judged import JudgedTraffic
 from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.metrics import GatewayMetrics
@@ -53,6 +54,7 @@ def build_app(
     policies: PolicyCache,
     *,
     access_log: AccessLog | None = None,
+    fresh: FreshCache | None = None,
     keys: KeyCache | None = None,
     losses: LossRecorder | None = None,
     standbys: StandbyCache | None = None,
@@ -67,8 +69,8 @@ def build_app(
 
     `keys` is needed unless `auth` is `none`; without `tasks` no model has any, and
     without `tracer` nothing is traced. `losses` writes receipts of lost replicas; without `standbys`
-    all replicas are alike, without `sleepers` no version sleeps, and without `tallies` nothing is counted
-    for judged rollouts. `replica_key` is sent to replicas.
+    all replicas are alike, without `sleepers` no version sleeps, without `fresh` no replica is fresh,
+    and without `tallies` nothing is counted for judged rollouts. `replica_key` is sent to replicas.
     `sends_request_id=False` is for Ray Serve, whose own middleware adds x-request-id to every
     answer; two of them would reach the caller as one garbled value.
     """
@@ -76,15 +78,23 @@ def build_app(
     metrics = GatewayMetrics(lambda: tasks.stale)
     watch = losses.watch if losses is not None else LossWatch()
     standbys_of = standbys.of if standbys is not None else nobody
-    beats = (policies, keys, losses, standbys, sleepers, tallies)
+    fresh_of = fresh.of if fresh is not None else none_fresh
+    beats = (policies, fresh, keys, losses, standbys, sleepers, tallies)
     upstream = Upstream(
-        config, directory, metrics, watch, replica_key=replica_key, standbys=standbys_of, sleep=sleepers
+        config,
+        directory,
+        metrics,
+        watch,
+        replica_key=replica_key,
+        standbys=standbys_of,
+        fresh=fresh_of,
+        sleep=sleepers,
     )
     admission = Admission(config, directory, metrics, standbys=standbys_of, sleep=sleepers)
     judged = None
     if tallies is not None:
         shadower = Shadower(config, upstream, admission, metrics, tallies.saw)
-        judged = JudgedTraffic(tallies.saw, TextThread(), shadower)
+        judged = JudgedTraffic(tallies.saw, TextThread(), shadower, fresh=fresh_of)
     return Gateway(
         Parts(
             config=config,

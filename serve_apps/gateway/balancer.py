@@ -1,6 +1,6 @@
 """Which replica of a version takes a request: the least busy one that has not just failed.
 
-One that stands by is asked only where no other is fit for the request.
+A spare one, such as one that stands by, is asked only where no other is fit for the request.
 
 A replica that fails request after request has its circuit opened: it is asked only where there is no
 other, until its time is over; then one more failure opens it for twice as long.
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from serve_apps.gateway.directory import Replica
+from serve_apps.gateway.strata import NEW_REQUESTS
 
 AVOID_S = 1.0
 OUT = 2
@@ -21,6 +22,8 @@ OUT = 2
 TRIPS = 3
 """Failures in a row that open a replica's circuit."""
 OPEN_S, LONGEST_OPEN_S = 2.0, 60.0
+REMEMBERED = 4096
+"""Replicas of which it is known that they are new no longer; beyond it the first to be known is forgotten."""
 
 Prefer = Callable[[Mapping[str, int]], Collection[str]]
 """From replicas that are as good as each other, with their requests in flight, some of them, at least one."""
@@ -32,6 +35,7 @@ class Balancer:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._in_flight: Counter[str] = Counter()
+        self._entered: dict[str, int] = {}
         self._avoided: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
         self._failed_at: dict[str, float] = {}
@@ -42,10 +46,10 @@ class Balancer:
         replicas: Sequence[Replica],
         strikes: Mapping[str, int],
         *,
-        standbys: Collection[str] = (),
+        spares: Collection[str] = (),
         prefer: Prefer | None = None,
     ) -> Replica | None:
-        """By strikes of this request, closed circuits, not standing by, load; ties at random.
+        """By strikes of this request, closed circuits, not being spare, load; ties at random.
 
         Before load comes `prefer`, where there is one.
         """
@@ -54,7 +58,7 @@ class Balancer:
         if not usable:
             return None
         standing = [
-            (strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now, r.id in standbys) for r in usable
+            (strikes.get(r.id, 0), self._open_until.get(r.id, 0.0) > now, r.id in spares) for r in usable
         ]
         best = min(standing)
         equals = [r for r, own in zip(usable, standing, strict=True) if own == best]
@@ -65,9 +69,21 @@ class Balancer:
         least = min(loads)
         return random.choice([r for r, load in zip(equals, loads, strict=True) if load == least])
 
+    def in_flight(self, replica_id: str) -> int:
+        """Requests that the replica has of this gateway."""
+        return self._in_flight.get(replica_id, 0)
+
     def enter(self, replica_id: str) -> None:
         """A request goes to the replica."""
         self._in_flight[replica_id] += 1
+        entered = self._entered.get(replica_id, 0)
+        if not entered and len(self._entered) >= REMEMBERED:
+            del self._entered[next(iter(self._entered))]
+        self._entered[replica_id] = min(entered + 1, NEW_REQUESTS + 1)
+
+    def is_new(self, replica_id: str) -> bool:
+        """Whether the last request that went to it was one of its first."""
+        return self._entered.get(replica_id, 0) <= NEW_REQUESTS
 
     def leave(self, replica_id: str) -> None:
         """That request is over."""

@@ -18,6 +18,7 @@ from serve_apps.gateway import utf8_headers
 from serve_apps.gateway.adapters import AdapterDirectory
 from serve_apps.gateway.app import GatewayConfig, build_app
 from serve_apps.gateway.config import Auth
+from serve_apps.gateway.fresh_replicas import FreshCache
 from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.replica_key import replica_key
@@ -51,6 +52,7 @@ class Gateway:
         self._keys = KeyCache(database) if config.auth is not Auth.NONE else None
         self._losses = LossRecorder(database, self._running, LossWatch(), config.models)
         self._standbys = StandbyCache(database, self._directory, config.models)
+        self._fresh = FreshCache(database, self._directory, self._policies, config.models)
         self._waker = Waker(by_handle(self._running.application), config.cold_start_wait_s)
         self._sleepers = Sleepers(database, self._directory, config.models, self._waker)
         self._tallies = TallyWriter(database, self._policies, config.models)
@@ -69,6 +71,7 @@ class Gateway:
             self._directory,
             self._policies,
             access_log=self._log,
+            fresh=self._fresh,
             keys=self._keys,
             losses=self._losses,
             standbys=self._standbys,
@@ -99,6 +102,7 @@ class Gateway:
         await self._policies.stop()
         await self._losses.stop()
         await self._standbys.stop()
+        await self._fresh.stop()
         await self._sleepers.stop()
         await self._tallies.stop()
         await self._waker.stop()

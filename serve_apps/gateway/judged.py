@@ -15,6 +15,7 @@ from serve_apps.gateway import tokens
 from serve_apps.gateway.answer_signs import AnswerSigns
 from serve_apps.gateway.answer_text import AnswerText
 from serve_apps.gateway.asgi import RawHeaders
+from serve_apps.gateway.fresh_replicas import FreshOf, counted_as, none_fresh
 from serve_apps.gateway.observation import Notes, Observation
 from serve_apps.gateway.plan import Plan
 from serve_apps.gateway.routes import CONTINUED, GENERATING
@@ -43,9 +44,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """One request under way. `text` collects its answer's, where that is looked at or compared."""
+    """One request under way, to be counted under a name, which is that of its version or `fresh:VERSION`.
+
+    `text` collects its answer's, where that is looked at or compared.
+    """
 
     asked: Asked
+    notes: Notes
+    counted_as: str
     policy: TrafficPolicy
     judging: Judging
     signs: AnswerSigns
@@ -63,12 +69,14 @@ class JudgedTraffic:
         texts: TextThread,
         shadower: Shadower,
         *,
+        fresh: FreshOf = none_fresh,
         clock: Callable[[], float] = time.monotonic,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._saw = saw
         self._texts = texts
         self._shadower = shadower
+        self._fresh = fresh
         self._clock = clock
         self._dice = dice
         self._next_look: dict[tuple[str, str], float] = {}
@@ -78,11 +86,14 @@ class JudgedTraffic:
         policy = asked.plan.choice.judged_by
         if policy is None or policy.judging is None or asked.route not in COUNTED:
             return None
-        judging = policy.judging
+        judging, choice = policy.judging, asked.plan.choice
+        name = counted_as(choice, policy, self._fresh(choice.model, choice.version))
         shadowed = self._is_shadowed(asked, policy, judging)
-        looked_at = asked.route in GENERATING and self._is_looked_at(asked, judging)
+        looked_at = asked.route in GENERATING and self._is_looked_at(choice.model, name, judging)
         watch = Watch(
             asked=asked,
+            notes=notes,
+            counted_as=name,
             policy=policy,
             judging=judging,
             signs=AnswerSigns(logprobs=_LOGPROBS in asked.plan.body),
@@ -100,13 +111,22 @@ class JudgedTraffic:
         signs, body = watch.signs, watch.asked.plan.body
         caller = watch.asked.plan.choice.caller
         prompt_tokens = tokens.of_prompt(body)
-        self._saw(watch.policy, Finished(row, prompt_tokens, signs.spoke, signs.mean_logprob(), caller))
+        finished = Finished(
+            row=row,
+            counted_as=watch.counted_as,
+            prompt_tokens=prompt_tokens,
+            spoke=signs.spoke,
+            mean_logprob=signs.mean_logprob(),
+            new_replica=watch.notes.new_replica,
+            caller=caller,
+        )
+        self._saw(watch.policy, finished)
         if watch.text is None or row.status != _HTTP_OK or row.error_code:
             return
         text = next(iter(watch.text.texts()), "")
         # A tool that is called needs no text.
         if watch.looked_at and (text or not signs.spoke):
-            self._look_at(watch, row.version, text)
+            self._look_at(watch, text)
         if watch.shadowed:
             self._shadow(watch, prompt_tokens, text)
 
@@ -115,10 +135,9 @@ class JudgedTraffic:
         await self._shadower.stop()
         await asyncio.to_thread(self._texts.stop)
 
-    def _is_looked_at(self, asked: Asked, judging: Judging) -> bool:
-        """The first that comes in each tick of its version."""
-        choice = asked.plan.choice
-        place, now = (choice.model, choice.version), self._clock()
+    def _is_looked_at(self, model: str, name: str, judging: Judging) -> bool:
+        """The first that comes in each tick of those that are counted together."""
+        place, now = (model, name), self._clock()
         if now < self._next_look.get(place, now):
             return False
         self._next_look[place] = now + 1 / judging.texts.per_second
@@ -134,13 +153,13 @@ class JudgedTraffic:
             and self._dice() < shadow.sample
         )
 
-    def _look_at(self, watch: Watch, version: str, text: str) -> None:
+    def _look_at(self, watch: Watch, text: str) -> None:
         def work() -> None:
             found = check(text, watch.judging.texts, wants_json=wants_json(watch.asked.plan.body))
-            self._saw(watch.policy, LookedAt(version, found, watch.asked.plan.choice.caller))
+            self._saw(watch.policy, LookedAt(watch.counted_as, found, watch.asked.plan.choice.caller))
 
         if not self._texts.offer(work):
-            self._saw(watch.policy, NotLookedAt(version))
+            self._saw(watch.policy, NotLookedAt(watch.counted_as))
 
     def _shadow(self, watch: Watch, prompt_tokens: int, text: str) -> None:
         asked = watch.asked

@@ -44,7 +44,8 @@ class Observation(msgspec.Struct, frozen=True):
 class Notes:
     """What is noted of one request while it is under way.
 
-    `text_bytes`: how much is kept of its prompt and of its answer, each; none of them at 0.
+    `text_bytes`: how much is kept of its prompt and of its answer, each; none of them at 0. `new_replica`: it
+    was among the first that went to its replica.
     """
 
     def __init__(self, headers: RawHeaders, request_id: bytes, route: str, text_bytes: int = 0) -> None:
@@ -53,6 +54,7 @@ class Notes:
         self.ttft_s: float | None = None
         self.retries = 0
         self.continued = 0
+        self.new_replica = False
         self._at = datetime.now(UTC)
         self._headers = headers
         self._request_id = request_id

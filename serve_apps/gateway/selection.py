@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from cluster.judging import Judging, Match
-from cluster.traffic import TrafficPolicy, route
+from cluster.traffic import TrafficPolicy, is_in_second_slice, route
 from serve_apps.gateway import openai_errors
 from serve_apps.gateway.names import ModelName
 from serve_apps.gateway.openai_errors import Refusal
@@ -34,13 +34,14 @@ class Choice:
 
     `judged_by` is the policy that decided it, where the answer counts for a judged rollout: not for a pin,
     and not for whoever the rollout does not match. `caller` is then the key that the split went by, empty
-    where the caller gave none.
+    where the caller gave none. `second_slice`: it is for stable's fresh replicas.
     """
 
     model: str
     version: str
     judged_by: TrafficPolicy | None = field(default=None, compare=False, repr=False)
     caller: str = field(default="", compare=False, repr=False)
+    second_slice: bool = field(default=False, compare=False)
 
 
 _decoder = msgspec.json.Decoder(Ask)
@@ -96,7 +97,8 @@ def _split(policy: TrafficPolicy, headers: RawHeaders, user: str | None) -> Choi
     key = known_key(headers, user)
     if not is_matched(policy.judging, headers, key):
         return Choice(policy.model, policy.stable)
-    return Choice(policy.model, route(policy, key or _nobodys_key()), policy, key)
+    sent_by = key or _nobodys_key()
+    return Choice(policy.model, route(policy, sent_by), policy, key, is_in_second_slice(policy, sent_by))
 
 
 def is_matched(judging: Judging, headers: RawHeaders, key: str) -> bool:

@@ -20,24 +20,27 @@ from serve_apps.sketch import SketchBuilder
 class Finished:
     """A request that is over.
 
-    `prompt_tokens` are about as many as its body holds, whatever the answer says of them, so that it
-    falls into the same stratum whichever version answers. `spoke`: the answer had text, or called a
-    tool. `mean_logprob`: of the answer's tokens, where the caller asked for them. `caller`: the key that the
-    split went by; a request without one is its own caller.
+    `counted_as`: the version that it was for, or `fresh:VERSION`. `prompt_tokens` are about as many as its
+    body holds, whatever the answer says of them, so that it falls into the same stratum whichever version
+    answers. `spoke`: the answer had text, or called a tool. `mean_logprob`: of the answer's tokens, where
+    the caller asked for them. `caller`: the key that the split went by; a request without one is its own
+    caller. `new_replica`: it was among the first requests of its replica.
     """
 
     row: Observation
+    counted_as: str
     prompt_tokens: int
     spoke: bool
     mean_logprob: float | None = None
     caller: str = field(default="", repr=False)
+    new_replica: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LookedAt:
     """A text and what the checks found in it, by check; a check that was not made is missing."""
 
-    version: str
+    counted_as: str
     found: Mapping[str, bool]
     caller: str = field(default="", repr=False)
 
@@ -46,7 +49,7 @@ class LookedAt:
 class NotLookedAt:
     """A text that was to be looked at, when too many waited."""
 
-    version: str
+    counted_as: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class TallyBuilder:
             case LookedAt():
                 self._looked_at(seen)
             case NotLookedAt():
-                self._counts[seen.version]["texts_dropped"] += 1
+                self._counts[seen.counted_as]["texts_dropped"] += 1
             case Shadowed():
                 self._shadowed(seen)
             case Pair():
@@ -120,18 +123,18 @@ class TallyBuilder:
         if is_callers(row.status, row.error_code):
             return
         kind = error_kind(row.status, row.error_code)
-        self._callers[row.version].at(row.at)
-        self._count(row.version, seen.caller, _events(seen, kind))
+        self._callers[seen.counted_as].at(row.at)
+        self._count(seen.counted_as, seen.caller, _events(seen, kind))
         if kind is not None:
             return
         for metric, stratum, value in _quantities(seen):
-            self._sketch(row.version, metric, stratum, value)
+            self._sketch(seen.counted_as, metric, stratum, value)
 
     def _looked_at(self, seen: LookedAt) -> None:
         events = ["texts", *(check for check, found in seen.found.items() if found)]
         if JSON_CHECK in seen.found:
             events.append("json_texts")
-        self._count(seen.version, seen.caller, events)
+        self._count(seen.counted_as, seen.caller, events)
 
     def _count(self, version: str, caller: str, events: Sequence[str]) -> None:
         counts = self._counts[version]
@@ -182,16 +185,18 @@ def _quantities(seen: Finished) -> Iterator[tuple[str, str, float]]:
     row = seen.row
     by_prompt = strata.of_prompt(seen.prompt_tokens)
     by_both = strata.of_both(seen.prompt_tokens, row.completion_tokens)
-    yield "e2el", by_both, row.e2e_s
+    # What a version says does not depend on how warm its replica is; how fast it says it does.
+    warmth = strata.NEW if seen.new_replica else ""
+    yield "e2el", by_both + warmth, row.e2e_s
     if row.ttft_s is not None:
-        yield "ttft", by_prompt, row.ttft_s
+        yield "ttft", by_prompt + warmth, row.ttft_s
     if row.itl_s is not None:
-        yield "itl", by_both, row.itl_s
+        yield "itl", by_both + warmth, row.itl_s
     if row.completion_tokens is not None:
         # By the answer's own length, every stratum would hold the same lengths whatever the version.
         yield "answer_tokens", by_prompt, row.completion_tokens
         if row.e2e_s > 0:
-            yield "tokens_per_s", by_both, row.completion_tokens / row.e2e_s
+            yield "tokens_per_s", by_both + warmth, row.completion_tokens / row.e2e_s
     if seen.mean_logprob is not None:
         # Sketches hold what is not negative, so the distance from certainty.
         yield "mean_logprob", by_both, max(0.0, -seen.mean_logprob)

@@ -22,6 +22,7 @@ from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.connections import watched_socket
 from serve_apps.gateway.directory import Replica, ReplicaDirectory
 from serve_apps.gateway.events import EventFramer
+from serve_apps.gateway.fresh_replicas import FreshOf, none_fresh, spares
 from serve_apps.gateway.headers import returned
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.observation import Notes
@@ -172,10 +173,12 @@ class Upstream:
         *,
         replica_key: str | None = None,
         standbys: StandbysOf = nobody,
+        fresh: FreshOf = none_fresh,
         sleep: Sleep | None = None,
     ) -> None:
         self._config = config
         self._standbys = standbys
+        self._fresh = fresh
         self._sleep = sleep or NoSleep()
         self._watch = watch
         self._own_headers = {"Authorization": f"Bearer {replica_key}"} if replica_key else {}
@@ -257,23 +260,33 @@ class Upstream:
         return True
 
     def _pick(self, call: Call, running: Sequence[Replica]) -> Replica | None:
-        standbys = self._standbys(call.choice.model, call.choice.version)
+        spare = self._spares(call.choice, running)
         affinity = self._affinity
         prefixes = affinity.of(call.choice) if affinity is not None else None
         if affinity is None or prefixes is None or not (text := call.text()):
-            return self._balancer.pick(running, call.strikes, standbys=standbys)
+            return self._balancer.pick(running, call.strikes, spares=spare)
         text = affinity.begin(call.choice, text)
         prefer = partial(prefixes.narrow, text)
-        replica = self._balancer.pick(running, call.strikes, standbys=standbys, prefer=prefer)
+        replica = self._balancer.pick(running, call.strikes, spares=spare, prefer=prefer)
         if replica is not None:
             prefixes.sent(text, replica.id)
         return replica
+
+    def _spares(self, choice: Choice, running: Sequence[Replica]) -> frozenset[str]:
+        standbys = self._standbys(choice.model, choice.version)
+        fresh = self._fresh(choice.model, choice.version)
+        if choice.second_slice:
+            # Fresh replicas that have all they can do get no more, while others have room.
+            limit = self._config.max_in_flight_per_replica
+            fresh = frozenset(name for name in fresh if self._balancer.in_flight(name) < limit)
+        return spares(choice, [replica.id for replica in running], standbys, fresh)
 
     async def _attempt(self, call: Call, replica: Replica) -> Answer | Refusal | Failure:
         outcome: Answer | Refusal | Failure | None = None
         span = call.trace.attempts(replica, goes_on=call.goes_on)
         span.pass_on(call.headers)
         self._balancer.enter(replica.id)
+        call.notes.new_replica = self._balancer.is_new(replica.id)
         try:
             outcome = await self._exchange(call, replica, span)
         except aiohttp.ClientConnectorError:

@@ -21,25 +21,28 @@ class Bookmark(StrictModel):
 
 
 def news(
-    rows: Iterable[GatewayTally], before: Bookmark, *, candidate: str, stable: str
+    rows: Iterable[GatewayTally], before: Bookmark, *, candidate: str, baseline: str
 ) -> tuple[tuple[Counted, ...], Bookmark]:
-    """What the rows hold that was not read before, by revision, and the bookmark after it."""
+    """What the rows hold that was not read before, by revision, and the bookmark after it.
+
+    `candidate` and `baseline` are the names that gateways count them under.
+    """
     read: dict[str, Tally] = {}
     found: dict[int, Counted] = {}
     for row in rows:
         name = f"{row.gateway}/{row.revision}"
         read[name] = row.tally
-        new = _new(row.tally, before.read.get(name, Tally()), row.revision, candidate, stable)
+        new = _new(row.tally, before.read.get(name, Tally()), row.revision, candidate, baseline)
         found[row.revision] = _sum(found.get(row.revision, Counted(revision=row.revision)), new)
     return tuple(one for _, one in sorted(found.items()) if not _is_empty(one)), Bookmark(read=read)
 
 
-def _new(now: Tally, before: Tally, revision: int, candidate: str, stable: str) -> Counted:
+def _new(now: Tally, before: Tally, revision: int, candidate: str, baseline: str) -> Counted:
     empty = VersionTally()
     return Counted(
         revision=revision,
         candidate=_minus(now.versions.get(candidate, empty), before.versions.get(candidate, empty)),
-        baseline=_minus(now.versions.get(stable, empty), before.versions.get(stable, empty)),
+        baseline=_minus(now.versions.get(baseline, empty), before.versions.get(baseline, empty)),
         pairs={
             check: Pairs(
                 **{

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from cluster.config import StrictModel
+from cluster.traffic import HALF
 from serve_apps.rollout.gate_spec import Gate, Severity
 from serve_apps.rollout.judge.finding import Finding, Verdict
 from serve_apps.rollout.looks import Progress, Signals
-from serve_apps.rollout.spec import OnFail, OnInconclusive, RolloutSpec, Step
+from serve_apps.rollout.spec import Baseline, OnFail, OnInconclusive, RolloutSpec, Step
 from serve_apps.rollout.states import Phase, Reason, percent
 from serve_apps.rollout.units import written
 
@@ -115,8 +116,8 @@ def _waits_for(
     behind = [name for name, revision in signals.gateways.items() if revision < signals.revision]
     if behind or not signals.gateways:
         return f"{len(behind)} of {len(signals.gateways)} gateways have not taken up the weight yet"
-    if not signals.serving:
-        return "no replica of the candidate serves"
+    if absent := _absent(spec, step, signals):
+        return absent
     if progress.watched_s < step.at_least_s:
         rest = step.at_least_s - progress.watched_s
         return f"{rest:.0f} s of {step.at_least_s:g} s are left to hold"
@@ -124,6 +125,14 @@ def _waits_for(
     if missing:
         return _missing(missing, findings)
     return None if signals.confirmed else (signals.unconfirmed or "the webhook's confirmation")
+
+
+def _absent(spec: RolloutSpec, step: Step, signals: Signals) -> str:
+    if not signals.serving:
+        return "no replica of the candidate serves"
+    if spec.baseline is Baseline.FRESH and (step.weight or 0) < HALF and not signals.fresh:
+        return f"no fresh replica of stable serves: {signals.no_fresh}"
+    return ""
 
 
 def _is_enough(gate: Gate, step: Step, finding: Finding) -> bool:

@@ -226,5 +226,7 @@ def _advance(facts: Facts) -> Advance:
         rollout=facts.id,
         step=step,
         weight=facts.state.weight if weight is None else weight,
-        judging=Judging(rollout=facts.id, match=spec.match, shadow=spec.shadow, texts=spec.texts),
+        judging=Judging(
+            rollout=facts.id, match=spec.match, shadow=spec.shadow, texts=spec.texts, fresh=facts.fresh
+        ),
     )

@@ -28,6 +28,8 @@ def begin(store: ModelStore, model: str, spec: RolloutSpec) -> Applied | None:
     if store.aliases(model).get("stable") == spec.candidate:
         return None
     plan = rollouts.plan_begin(model, spec.candidate, spec, replace=True)
+    if plan.warning:
+        _log.warning("the declared rollout of %s will hold: %s", model, plan.warning)
     return rollouts.apply(plan, reason="declared in the endpoint's YAML", actor=ACTOR)
 
 

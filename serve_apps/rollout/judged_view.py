@@ -13,7 +13,7 @@ from cluster.config import StrictModel
 from cluster.judging import Judging
 from cluster.state import looks, policies, tallies
 from cluster.state.tables import DecisionRow, RolloutRow
-from cluster.tally import Tally
+from cluster.tally import FRESH, Tally
 from serve_apps.rollout import propagation, quantities, reading, records
 from serve_apps.rollout.gate_spec import Gate, Source
 from serve_apps.rollout.judge.finding import Finding, Verdict
@@ -185,7 +185,8 @@ def _counted(session: Session, model: str, revision: int | None) -> list[Tally]:
 def _observed(counted: Iterable[Tally], row: RolloutRow) -> tuple[float | None, int]:
     asked = {row.candidate: 0, row.stable: 0}
     for tally in counted:
-        for version, found in tally.versions.items():
+        for name, found in tally.versions.items():
+            version = name.removeprefix(FRESH)
             if version in asked:
                 asked[version] += found.counts.get("requests", 0)
     total = sum(asked.values())

@@ -22,8 +22,9 @@ class Signals(StrictModel):
     `gateways`: the newest revision that each gateway routes by; `revision`: the one that is wanted.
     `serving`, `lost`, `refused` are of the candidate since the rollout began. `memory`, `stable_memory`:
     bytes that the largest replica of each holds; None where one has not told, and in looks of old.
-    `can_go_back`: stable answers, or nobody would lose an answer by it. `confirmed`: all webhooks that must
-    agree to the next step have; `unconfirmed` says who has not, and why.
+    `fresh`: replicas of stable that are as new, where the policy asks for them; `no_fresh` says why there are
+    none. `can_go_back`: stable answers, or nobody would lose an answer by it. `confirmed`: all webhooks that
+    must agree to the next step have; `unconfirmed` says who has not, and why.
     """
 
     phase: Phase
@@ -37,6 +38,8 @@ class Signals(StrictModel):
     refused: str | None = None
     memory: int | None = None
     stable_memory: int | None = None
+    fresh: int = 0
+    no_fresh: str = ""
     can_go_back: bool = True
     confirmed: bool = True
     unconfirmed: str = ""

@@ -10,10 +10,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from cluster.judging import Fresh
 from cluster.state import policies, tallies
 from cluster.state.tables import DecisionRow, RolloutRow
 from cluster.state.tallies import GatewayTally
-from serve_apps.rollout import records, requirements
+from cluster.tally import FRESH
+from serve_apps.rollout import beside, records, requirements
 from serve_apps.rollout.bookmark import Bookmark, news
 from serve_apps.rollout.looks import Counted, Progress, Signals
 from serve_apps.rollout.outside import replicas
@@ -28,7 +30,7 @@ GATEWAY_SILENT = timedelta(seconds=35)
 class Facts:
     """A rollout that is judged, at one moment; `seq` is the number of its next look.
 
-    `counted` lies between `read_before` and `bookmark`.
+    `counted` lies between `read_before` and `bookmark`. `fresh` where the policy has `baseline: fresh`.
     """
 
     model: str
@@ -40,6 +42,7 @@ class Facts:
     bookmark: Bookmark
     counted: tuple[Counted, ...]
     signals: Signals
+    fresh: Fresh | None = None
 
     @property
     def id(self) -> int:
@@ -65,7 +68,9 @@ def read(session: Session, rollout: int, now: datetime) -> Facts | None:
     progress, before = known(row.progress)
     # By revision alone: a row that a clock hides for a while would be forgotten, and then counted again.
     own = tallies.of_model(session, row.model, first=_first_revision(session, rollout))
-    counted, bookmark = news(own, before, candidate=row.candidate, stable=row.stable)
+    fresh = beside.asked(session, row)
+    baseline = row.stable if fresh is None else f"{FRESH}{row.stable}"
+    counted, bookmark = news(own, before, candidate=row.candidate, baseline=baseline)
     state = records.state_of(row)
     return Facts(
         model=row.model,
@@ -76,7 +81,8 @@ def read(session: Session, rollout: int, now: datetime) -> Facts | None:
         read_before=before,
         bookmark=bookmark,
         counted=counted,
-        signals=_signals(session, row, state, own, now),
+        signals=_signals(session, row, state, own, now).model_copy(update=_of_fresh(session, row, fresh)),
+        fresh=fresh,
     )
 
 
@@ -122,6 +128,13 @@ def _signals(
         stable_memory=replicas.memory(session, row.model, row.stable),
         can_go_back=not state.weight or requirements.can_land(met, source=row.candidate, target=row.stable),
     )
+
+
+def _of_fresh(session: Session, row: RolloutRow, fresh: Fresh | None) -> dict[str, Any]:
+    if fresh is None:
+        return {}
+    found, why_none = beside.read(session, row, fresh)
+    return {"fresh": found, "no_fresh": why_none}
 
 
 def _first_revision(session: Session, rollout: int) -> int:

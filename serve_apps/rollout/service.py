@@ -12,24 +12,25 @@ from cluster.refs import VersionRef, parse_ref
 from cluster.registry import ModelStore
 from cluster.state import events, looks
 from cluster.state.tables import RolloutRow
-from serve_apps.rollout import records
+from serve_apps.rollout import beside, records
 from serve_apps.rollout.machine import decide
 from serve_apps.rollout.recomputing import recompute
 from serve_apps.rollout.refolding import redo
-from serve_apps.rollout.spec import RolloutSpec
+from serve_apps.rollout.spec import Baseline, RolloutSpec
 from serve_apps.rollout.states import Begin, Command, Decision, Prompting, Situation, Start
 
 
 class Plan(StrictModel):
     """A command with the situation that it was planned in and what it would change.
 
-    `spec` is the policy of a rollout that begins.
+    `spec` is the policy of a rollout that begins; `warning` tells what will hold it, where that is known.
     """
 
     command: Command
     situation: Situation
     decision: Decision
     spec: RolloutSpec | None = None
+    warning: str = ""
 
 
 class Applied(StrictModel):
@@ -87,7 +88,9 @@ class Rollouts:
             allow_tokenizer_change=spec.allow_tokenizer_change,
             replace=replace,
         )
-        return self.plan(command).model_copy(update={"spec": spec})
+        plan = self.plan(command)
+        warning = self._warning(spec, model, plan.decision.rollout.stable)
+        return plan.model_copy(update={"spec": spec, "warning": warning})
 
     def apply(self, plan: Plan, *, reason: str = "", actor: str | None = None) -> Applied:
         """Carry a plan out, all of it or nothing, then mirror the aliases beside the versions.
@@ -166,6 +169,13 @@ class Rollouts:
         return Prompting(
             tokenizer_sha256=manifest.tokenizer_sha256, chat_template_sha256=manifest.chat_template_sha256
         )
+
+    def _warning(self, spec: RolloutSpec, model: str, stable: str) -> str:
+        if spec.baseline is not Baseline.FRESH:
+            return ""
+        with self._store.database.snapshot() as session:
+            reason = beside.beforehand(session, model, stable)
+        return f"no fresh replica of stable will serve: {reason}" if reason else ""
 
     def _mirror(self, model: str) -> str:
         try:

@@ -19,9 +19,10 @@ from serve_apps.rollout.units import Duration
 
 
 class Baseline(StrEnum):
-    """Whom the candidate is compared with."""
+    """Whom the candidate is compared with: all of stable, or replicas of it that are as new as its own."""
 
     STABLE = "stable"
+    FRESH = "fresh"
 
 
 class OnInconclusive(StrEnum):
@@ -129,6 +130,8 @@ class RolloutSpec(StrictModel):
             raise ValueError("a webhook of the kind `gate` is one of the `gates`")
         if self.on_inconclusive is OnInconclusive.ROLLBACK and self.deadline is None:
             raise ValueError("`on_inconclusive: rollback` needs a `deadline`")
+        if self.baseline is Baseline.FRESH and not any(gate.needs_answers_of_baseline for gate in self.gates):
+            raise ValueError("`baseline: fresh` is for gates with `max_ratio` or `min_ratio`; there is none")
         return self
 
     @property

@@ -8,7 +8,7 @@ from cluster.traffic import TrafficPolicy
 from serve_apps.rollout import quantities
 from serve_apps.rollout.gate_spec import Severity
 from serve_apps.rollout.service import Applied, Explanation, Plan
-from serve_apps.rollout.spec import OnFail, RolloutSpec, Step
+from serve_apps.rollout.spec import Baseline, OnFail, RolloutSpec, Step
 from serve_apps.rollout.states import percent
 from serve_apps.rollout.units import written
 
@@ -34,6 +34,8 @@ def lines(plan: Plan) -> list[str]:
         else []
     )
     changes = [*ends, *weights, *moves, *(_policy(plan.spec) if plan.spec is not None else [])]
+    if plan.warning:
+        changes.append(f"mind: {plan.warning}")
     return changes or [f"{model}  no weight and no alias moves"]
 
 
@@ -48,6 +50,7 @@ def _policy(spec: RolloutSpec) -> list[str]:
     return [
         f"steps: {' -> '.join(_step(step) for step in spec.steps)}",
         *gates,
+        *(["compared with fresh replicas of stable"] if spec.baseline is Baseline.FRESH else []),
         f"when a gate fails, it is {on_fail}; one that is no worse, with a chance of {spec.alpha:g} at most",
         f"its first replica must serve within {written(spec.start_deadline)}",
     ]
@@ -78,7 +81,7 @@ def detail(plan: Plan, applied: Applied | None) -> dict[str, Any]:
         "aliases": [move.model_dump() for move in decision.aliases],
         "sentence": decision.sentence,
         "policy": None if plan.spec is None else plan.spec.stored(),
-        "warning": applied.warning if applied else "",
+        "warning": "; ".join(filter(None, [plan.warning, applied.warning if applied else ""])),
     }
 
 

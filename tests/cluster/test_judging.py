@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from cluster.config import validate
 from cluster.errors import ConfigError
-from cluster.judging import Judging, Match, Shadow, ShadowWhen, TextChecks
+from cluster.judging import Fresh, Judging, Match, Shadow, ShadowWhen, TextChecks
 from cluster.scripts import SCRIPTS
 
 WORDS = st.text(alphabet="abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12)
@@ -26,6 +26,7 @@ JUDGING = st.builds(
         scripts=st.lists(st.sampled_from(sorted(SCRIPTS)), max_size=3).map(tuple),
         per_second=st.floats(0.01, 1000),
     ),
+    fresh=st.none() | st.builds(Fresh, since=st.datetimes(), others=st.integers(1, 99)),
 )
 
 
@@ -37,7 +38,7 @@ def test_it_comes_back_from_json_as_it_was(judging):
 
 def test_what_is_left_out():
     judging = Judging(rollout=3)
-    assert (judging.match, judging.shadow) == ((), None)
+    assert (judging.match, judging.shadow, judging.fresh) == ((), None, None)
     assert judging.texts == TextChecks(banned=(), scripts=(), per_second=20)
     assert Shadow(sample=0.5).when is ShadowWhen.ALWAYS
 

@@ -1,13 +1,14 @@
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.judging import Judging
-from cluster.traffic import BUCKETS, TrafficPolicy, bucket, route
+from cluster.judging import Fresh, Judging
+from cluster.traffic import BUCKETS, TrafficPolicy, bucket, is_in_second_slice, route
 
 KEYS = st.text(max_size=40)
 WEIGHTS = st.integers(0, 10_000).map(lambda hundredths: hundredths / 100)
@@ -91,3 +92,47 @@ def test_the_weights_add_up_to_all_of_the_traffic(weight):
 def test_a_policy_that_makes_no_sense_is_refused(changes):
     with pytest.raises(ValidationError):
         policy(**({"weight": 10.0} | changes))
+
+
+FRESH = Judging(rollout=1, fresh=Fresh(since=datetime(2026, 3, 1), others=1))
+
+
+def part(weight: float, key: str) -> str:
+    """Whose replicas are meant."""
+    known = policy(weight, judging=FRESH)
+    if is_in_second_slice(known, key):
+        return "fresh"
+    return route(known, key)
+
+
+@given(key=KEYS, weight=WEIGHTS)
+def test_the_second_slice_is_stables_own(key, weight):
+    known = policy(weight, judging=FRESH)
+    if is_in_second_slice(known, key):
+        assert route(known, key) == "v1"
+        assert weight < 50
+    assert route(known, key) == route(policy(weight), key)
+    assert not is_in_second_slice(policy(weight, judging=Judging(rollout=1)), key)
+
+
+@given(key=KEYS, low=WEIGHTS, high=WEIGHTS)
+def test_raising_a_weight_moves_nobody_out_of_either_slice(key, low, high):
+    low, high = sorted((low, high))
+    before, after = part(low, key), part(high, key)
+    if before == "v2":
+        assert after == "v2"
+    if before == "fresh" and high < 50:
+        assert after == "fresh"
+
+
+@given(weight=WEIGHTS.filter(lambda weight: weight < 50))
+def test_both_slices_are_as_wide_and_each_key_is_in_one_part(weight):
+    known, share = policy(weight, judging=FRESH), weight / 100
+    for chosen in ("v2", "fresh"):
+        hits = sum(part(weight, key) == chosen for key in MANY)
+        assert abs(hits / len(MANY) - share) <= 5 * (share * (1 - share) / len(MANY)) ** 0.5
+    assert known.has_second_slice
+
+
+def test_from_half_on_there_is_no_second_slice():
+    assert {part(50.0, key) for key in MANY} == {"v1", "v2"}

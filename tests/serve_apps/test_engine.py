@@ -52,7 +52,7 @@ def server():
 
     made._rows = SimpleNamespace(report=report, replica="r")
     made._load = SimpleNamespace(kept=False)
-    made._is_kept = lambda: True
+    made._keep = lambda: setattr(made._load, "kept", True)
     for name in (
         "reconfigure",
         "_reconfigure",

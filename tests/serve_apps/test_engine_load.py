@@ -26,6 +26,7 @@ def test_the_last_step_counts_and_recent_first_tokens_are_averaged():
         "kv_cache": 0.5,
         "ttft_s": stats["ttft_s"],
         "kept": 0.0,
+        "needed": 0.0,
     }
     assert abs(stats["ttft_s"] - 0.3) < 1e-9
 
@@ -38,8 +39,8 @@ def test_an_engine_without_requests_is_idle_whatever_it_said_last():
 
 def test_what_a_rollout_keeps_is_told():
     load = EngineLoad(lambda: 0)
-    load.kept = True
-    assert load.stats()["kept"] == 1.0
+    load.kept, load.needed = True, 3
+    assert (load.stats()["kept"], load.stats()["needed"]) == (1.0, 3.0)
 
 
 def test_requests_are_told_once():

@@ -71,3 +71,16 @@ def test_vllm_still_makes_its_engine_process_in_the_context_it_looks_up():
 
     assert "context = get_mp_context()" in inspect.getsource(utils.CoreEngineProcManager.__init__)
     assert callable(utils.CoreEngineProcManager.sentinels)
+
+
+def test_a_replica_still_knows_how_many_of_it_there_may_be():
+    from ray.serve._private.config import DeploymentConfig
+    from ray.serve.config import AutoscalingConfig
+    from ray.serve.context import ReplicaContext
+
+    def context(**config):
+        return ReplicaContext(None, None, DeploymentConfig(**config), None, 1)
+
+    assert ray_llm.most_replicas(context(num_replicas=2)) is None
+    scaling = AutoscalingConfig(min_replicas=1, max_replicas=3)
+    assert ray_llm.most_replicas(context(autoscaling_config=scaling)) == 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -58,6 +59,19 @@ def test_what_a_rollout_keeps_is_never_made_fewer(told, target):
     assert wanted(kept, len(kept), target, GOALS) == max(target, wanted(told, len(told), target, GOALS))
 
 
+@given(st.lists(loads, min_size=1, max_size=5), st.integers(0, 8), st.floats(0, 9))
+def test_what_a_rollout_needs_is_wanted_whatever_the_load(told, target, needed):
+    asking = [replace(told[0], needed=needed), *told[1:]]
+    by_load = wanted(told, len(told), target, GOALS)
+    assert wanted(asking, len(asking), target, GOALS) == max(by_load, math.ceil(needed))
+
+
+def test_one_more_than_runs_is_wanted_for_a_rollout_once_and_no_more():
+    idle = replace(IDLE, kept=1.0, needed=3.0)
+    assert wanted([idle, idle], 2, 2, GOALS) == 3
+    assert wanted([idle, idle, idle], 3, 3, GOALS) == 3
+
+
 @given(st.lists(loads, min_size=1, max_size=5), loads)
 def test_more_load_never_makes_fewer(told, more):
     before = wanted(told, len(told) + 1, 0, GOALS)
@@ -90,9 +104,12 @@ def test_serves_own_form_of_a_policy():
         "kv_cache": {"a": 0.1, "b": 0.1},
         "ttft_s": {"a": 0.1, "b": 0.1},
         "kept": {"a": 0.0, "b": 0.0},
+        "needed": {"a": 0.0, "b": 0.0},
     }
     assert LoadPolicy()(context(metrics)) == (3, {})
     assert LoadPolicy(max_kv_cache_usage=0.05)(context(metrics)) == (3, {})
+    # A mean over some seconds, in which the rollout began.
+    assert LoadPolicy()(context(metrics | {"needed": {"a": 3.4, "b": 4.0}})) == (4, {})
     assert LoadPolicy()(context(None)) == (2, {})
     assert LoadPolicy()(context({}, replicas=(), target=0)) == (0, {})
     assert LoadPolicy()(context({}, replicas=(), target=0, woken=1.0)) == (1, {})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from cluster.config import StrictModel
+from cluster.traffic import HALF
 from serve_apps.rollout import quantities
 from serve_apps.rollout.forecast.today import Today
 from serve_apps.rollout.gate_spec import Gate, Source
@@ -16,6 +17,7 @@ from serve_apps.rollout.judge.planning import Baseline, Plan, Traffic, plan, sma
 from serve_apps.rollout.judge.terms import QUANTILES, Kind, Test
 from serve_apps.rollout.metrics import METRICS
 from serve_apps.rollout.questions import is_tested, tests
+from serve_apps.rollout.spec import Baseline as ComparedWith
 from serve_apps.rollout.spec import RolloutSpec, Step
 
 ASSUMED_RATE = 0.005
@@ -96,7 +98,7 @@ class Setting:
         if test.kind is Kind.PAIRED:
             note = "if 1 in 10 pairs differs"
             return Sample(test, Traffic(self._pairs(gate), self.weight), Baseline(), note)
-        traffic = Traffic(self.per_second, self.weight)
+        traffic = self._traffic()
         if gate.quantile is not None:
             sketch = self.today.sketches.get(metric.name)
             return Sample(test, traffic, None if sketch is None else Baseline(sketch=sketch))
@@ -113,6 +115,17 @@ class Setting:
             rate, effect = (share.bad + 0.5) / (share.n + 1), share.effect
         return Sample(test, traffic, Baseline(rate=rate, effect=effect), note)
 
+    @property
+    def baselines(self) -> float:
+        """The baseline's share of the traffic in percent."""
+        is_slice = self.spec.baseline is ComparedWith.FRESH and self.weight < HALF
+        return self.weight if is_slice else 100 - self.weight
+
+    def _traffic(self) -> Traffic:
+        """The candidate's and the baseline's."""
+        both = self.weight + self.baselines
+        return Traffic(self.per_second * both / 100, 100 * self.weight / both)
+
     def _texts(self, exposure: str) -> Traffic:
         """A gateway looks at so many texts of each version at most."""
         asked = self.per_second
@@ -120,7 +133,7 @@ class Setting:
             asked *= self.today.json_share
         most = self.spec.texts.per_second
         ours = min(asked * self.weight / 100, most)
-        theirs = min(asked * (1 - self.weight / 100), most)
+        theirs = min(asked * self.baselines / 100, most)
         both = ours + theirs
         return Traffic(both, 100 * ours / both if both else self.weight)
 
@@ -227,7 +240,7 @@ def _until_comparable(setting: Setting, sample: Sample) -> float:
     if sample.test.kind is not Kind.QUANTILE_RATIO or not setting.is_first:
         return 0.0
     quantile = sample.test.quantile or 0.5
-    per_second = setting.per_second * (1 - setting.weight / 100)
+    per_second = setting.per_second * setting.baselines / 100
     return MIN_TAIL / min(quantile, 1 - quantile) / per_second if per_second else 0.0
 
 

@@ -6,10 +6,11 @@ but where it says how long a worse one takes to fail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cluster.config import StrictModel
+from cluster.traffic import HALF
 from serve_apps.rollout import quantities
 from serve_apps.rollout.forecast.gate import GateForecast, Setting, forecast_gate
 from serve_apps.rollout.forecast.sentences import sentences
@@ -68,8 +69,12 @@ def forecast(
     *,
     per_second: float | None = None,
     questions: Mapping[str, int] | None = None,
+    no_fresh: str = "",
 ) -> Forecast:
-    """`per_second` in place of today's requests; `questions`: how many a held-out set has, by gate."""
+    """`per_second` in place of today's requests; `questions`: how many a held-out set has, by gate.
+
+    `no_fresh`: why no fresh replica of stable would come, with `baseline: fresh`.
+    """
     rate = today.per_second if per_second is None else per_second
     steps: list[StepForecast] = []
     for step in spec.steps:
@@ -88,8 +93,13 @@ def forecast(
         source=today.source,
         seconds=total,
         steps=tuple(steps),
-        sentences=tuple(sentences(spec, steps, rate, rollout.stable)),
+        sentences=(*_of_fresh(no_fresh), *sentences(spec, steps, rate, rollout.stable)),
     )
+
+
+def _of_fresh(why_none: str) -> Iterator[str]:
+    if why_none:
+        yield f"Steps below {percent(HALF)} would hold, since no fresh replica of stable serves: {why_none}."
 
 
 def _step(setting: Setting, step: Step, number: int) -> StepForecast:

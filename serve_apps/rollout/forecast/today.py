@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cluster.state.tallies import GatewayTally
-from cluster.tally import PAIRS
+from cluster.tally import FRESH, PAIRS, VersionTally
 from serve_apps.rollout import compact
 from serve_apps.rollout.judge import clusters
 from serve_apps.rollout.judge.clusters import Side
@@ -90,14 +90,13 @@ def from_tallies(rows: Iterable[GatewayTally], stable: str) -> Today:
         requests += asked
         begin, end = spans.get(row.revision, (row.applied_at, row.seen_at))
         spans[row.revision] = min(begin, row.applied_at), max(end, row.seen_at)
-        found = row.tally.versions.get(stable)
-        if found is None:
-            continue
-        counts.update(found.counts)
-        sides = {metric.name: _grown(sides[metric.name], metric, found.counts) for metric in _RATES}
-        for metric, strata in found.sketches.items():
-            for sketch in strata.values():
-                sketches[metric] = sketches.get(metric, EMPTY).merge(compact.read(sketch))
+        for name in (stable, f"{FRESH}{stable}"):
+            found = row.tally.versions.get(name, VersionTally())
+            counts.update(found.counts)
+            sides = {metric.name: _grown(sides[metric.name], metric, found.counts) for metric in _RATES}
+            for metric, strata in found.sketches.items():
+                for sketch in strata.values():
+                    sketches[metric] = sketches.get(metric, EMPTY).merge(compact.read(sketch))
     if not counts["requests"]:
         return Today()
     seconds = sum((end - begin).total_seconds() for begin, end in spans.values())

@@ -46,7 +46,14 @@ def plan(
     store = open_store(root)
     whom, spec = _planned(store, version, policy)
     today = _today(store, Settings.load(root), whom.model, whom.stable)
-    found = forecast(spec, today, whom, per_second=requests_per_second, questions=_questions(spec))
+    found = forecast(
+        spec,
+        today,
+        whom,
+        per_second=requests_per_second,
+        questions=_questions(spec),
+        no_fresh=_no_fresh(store, spec, whom),
+    )
     if as_json:
         output.emit(found.model_dump(mode="json"))
     else:
@@ -171,6 +178,16 @@ def _today(store: ModelStore, settings: Settings, model: str, stable: str) -> To
     with store.database.snapshot() as session:
         rows = tallies.of_model(session, model, since=now.replace(tzinfo=None) - WINDOW)
     return logged.beside(from_tallies(rows, stable))
+
+
+def _no_fresh(store: ModelStore, spec: RolloutSpec, whom: Rollout) -> str:
+    from serve_apps.rollout import beside
+    from serve_apps.rollout.spec import Baseline
+
+    if spec.baseline is not Baseline.FRESH:
+        return ""
+    with store.database.snapshot() as session:
+        return beside.beforehand(session, whom.model, whom.stable)
 
 
 def _questions(spec: RolloutSpec) -> dict[str, int]:

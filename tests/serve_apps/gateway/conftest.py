@@ -25,6 +25,7 @@ from serve_apps.access_log.settling import settle
 from serve_apps.access_log.spool import spool_dir
 from serve_apps.gateway.app import build_app
 from serve_apps.gateway.config import Auth, GatewayConfig
+from serve_apps.gateway.fresh_replicas import FreshCache
 from serve_apps.gateway.keys import KeyCache
 from serve_apps.gateway.policies import PolicyCache
 from serve_apps.gateway.sleeping import Sleepers
@@ -68,6 +69,7 @@ class Stack:
     clients: list[openai.OpenAI] = field(default_factory=list)
     url: str = ""
     cache: PolicyCache | None = None
+    fresh: FreshCache | None = None
     server: UvicornThread | None = None
     keys: KeyCache | None = None
     tasks: TaskTable | None = None
@@ -195,11 +197,13 @@ def launch(loop_thread, database, tmp_path) -> Iterator[Callable[..., Stack]]:
         if config.auth is not Auth.NONE:
             stack.keys = KeyCache(database, interval_s=0.02)
         stack.tasks = TaskTable(config.models)
+        stack.fresh = FreshCache(database, stack.directory, stack.cache, config.models, interval_s=0.02)
         app = build_app(
             config,
             stack.directory,
             stack.cache,
             access_log=log,
+            fresh=stack.fresh,
             keys=stack.keys,
             standbys=StandbyCache(database, stack.directory, config.models, interval_s=0.02),
             sleepers=Sleepers(database, stack.directory, config.models, stack.wake, interval_s=0.02),

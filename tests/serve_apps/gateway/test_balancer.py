@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from serve_apps.gateway.balancer import AVOID_S, LONGEST_OPEN_S, OPEN_S, OUT, TRIPS, Balancer
+from serve_apps.gateway.balancer import AVOID_S, LONGEST_OPEN_S, OPEN_S, OUT, REMEMBERED, TRIPS, Balancer
 from serve_apps.gateway.directory import Replica
+from serve_apps.gateway.strata import NEW_REQUESTS
 
 A, B, C = (Replica(id=name, base_url=f"http://{name}") for name in "abc")
 
@@ -45,16 +46,16 @@ def test_a_standby_is_picked_only_where_no_other_is_fit():
     balancer = Balancer(clock=lambda: now[0])
     for _ in range(5):
         balancer.enter("a")
-    assert balancer.pick([A, B], {}, standbys={"b"}) is A
-    assert balancer.pick([A, B], {"a": 1}, standbys={"b"}) is B
-    assert balancer.pick([B], {}, standbys={"b"}) is B
+    assert balancer.pick([A, B], {}, spares={"b"}) is A
+    assert balancer.pick([A, B], {"a": 1}, spares={"b"}) is B
+    assert balancer.pick([B], {}, spares={"b"}) is B
     balancer.avoid("a")
-    assert balancer.pick([A, B], {}, standbys={"b"}) is B
+    assert balancer.pick([A, B], {}, spares={"b"}) is B
     now[0] += AVOID_S
-    assert balancer.pick([A, B], {}, standbys={"b"}) is A
+    assert balancer.pick([A, B], {}, spares={"b"}) is A
     for _ in range(TRIPS):
         balancer.failed("a")
-    assert balancer.pick([A, B], {}, standbys={"b"}) is B
+    assert balancer.pick([A, B], {}, spares={"b"}) is B
 
 
 def picked(balancer, replicas):
@@ -103,3 +104,24 @@ def test_a_replica_that_failed_once_and_is_gone_is_forgotten():
     assert list(balancer._failures) == ["a", "b", "c"]
     balancer.failed("d")
     assert list(balancer._failures) == ["b", "c", "d"]
+
+
+def test_a_replica_is_new_for_its_first_requests():
+    balancer = Balancer()
+    seen = []
+    for _ in range(NEW_REQUESTS + 2):
+        balancer.enter("a")
+        seen.append(balancer.is_new("a"))
+        balancer.leave("a")
+    assert seen == [True] * NEW_REQUESTS + [False] * 2
+    assert balancer.is_new("b")
+
+
+def test_replicas_that_are_long_gone_are_forgotten():
+    balancer = Balancer()
+    for _ in range(NEW_REQUESTS + 1):
+        balancer.enter("first")
+    for number in range(REMEMBERED):
+        balancer.enter(f"r{number}")
+    assert balancer.is_new("first")
+    assert len(balancer._entered) == REMEMBERED

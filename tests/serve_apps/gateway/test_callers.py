@@ -21,7 +21,7 @@ ASKED = st.lists(st.tuples(st.sampled_from(["ada", "kim", "lea", ""]), st.boolea
 def pairs(asked) -> dict[str, int]:
     """Of (caller, is an error), as the gateway counts them."""
     found = tally(
-        Finished(observation(status=500 if bad else 200, at=NOON), 5, True, caller=caller)
+        Finished(observation(status=500 if bad else 200, at=NOON), "v1", 5, True, caller=caller)
         for caller, bad in asked
     )
     counts = found.versions["v1"].counts if found.versions else {}
@@ -67,13 +67,13 @@ def test_texts_make_pairs_of_what_was_found_in_them():
 def test_another_version_and_another_minute_have_callers_of_their_own():
     at = [NOON, NOON + timedelta(seconds=59), NOON + timedelta(seconds=60)]
     rows = [observation(at=moment) for moment in at] + [observation("v2", at=NOON)]
-    found = tally([Finished(row, 5, True, caller="ada") for row in rows])
+    found = tally([Finished(row, "v1", 5, True, caller="ada") for row in rows])
     assert [found.versions[name].counts.get("pairs_requests", 0) for name in ("v1", "v2")] == [2, 0]
 
 
 def test_one_that_ends_late_begins_no_minute_anew():
     at = [NOON + timedelta(seconds=60), NOON, NOON + timedelta(seconds=61)]
-    found = tally([Finished(observation(at=moment), 5, True, caller="ada") for moment in at])
+    found = tally([Finished(observation(at=moment), "v1", 5, True, caller="ada") for moment in at])
     assert found.versions["v1"].counts["pairs_requests"] == 6
 
 

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from cluster.judging import Judging, Match, TextChecks
 from cluster.tally import PAIRS, Tally
+from serve_apps.gateway.strata import NEW_REQUESTS
 from serve_apps.replay.wire import End, Told, Way, comment
 from tests.serve_apps.gateway.servers import begin_stream, chunk, event, eventually
 
@@ -57,7 +58,7 @@ def test_a_good_answer_is_a_request_with_its_quantities_by_size(launch):
     assert counts(tally, "v2") == {"requests": 1}
     assert set(tally.versions) == {"v2"}
     strata = {metric: list(found) for metric, found in tally.versions["v2"].sketches.items()}
-    assert strata == {"e2el": ["p0a1"], "answer_tokens": ["p0"], "tokens_per_s": ["p0a1"]}
+    assert strata == {"e2el": ["p0a1n"], "answer_tokens": ["p0"], "tokens_per_s": ["p0a1n"]}
     [(index, number)] = tally.versions["v2"].sketches["answer_tokens"]["p0"].buckets
     assert number == 1
     assert (1.01 / 0.99) ** index == pytest.approx(40, rel=0.02)
@@ -78,11 +79,11 @@ def test_a_stream_has_times_of_its_own_and_its_text_is_looked_at(launch):
     assert (tally.versions["v2"].counts["texts"], tally.versions["v2"].counts["refusal"]) == (1, 1)
     strata = {metric: list(found) for metric, found in tally.versions["v2"].sketches.items()}
     assert strata == {
-        "e2el": ["p3a0"],
-        "ttft": ["p3"],
-        "itl": ["p3a0"],
+        "e2el": ["p3a0n"],
+        "ttft": ["p3n"],
+        "itl": ["p3a0n"],
         "answer_tokens": ["p3"],
-        "tokens_per_s": ["p3a0"],
+        "tokens_per_s": ["p3a0n"],
     }
 
 
@@ -268,3 +269,12 @@ def test_no_text_of_an_answer_is_in_the_tally(launch, tmp_path):
     ask(stack, messages=[{"role": "user", "content": "another-private-word"}])
     stored = json.dumps(stack.tally().model_dump())
     assert "private-word" not in stored
+
+
+def test_the_first_answers_of_a_replica_are_compared_with_their_like_alone(launch):
+    stack = judged(launch, answers("Hi."))
+    for _ in range(NEW_REQUESTS + 2):
+        ask(stack)
+    sketches = stack.tally().versions["v2"].sketches["e2el"]
+    sizes = {stratum: sum(number for _, number in found.buckets) for stratum, found in sketches.items()}
+    assert sizes == {"p0a0n": NEW_REQUESTS, "p0a0": 2}

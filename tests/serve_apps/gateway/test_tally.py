@@ -21,6 +21,7 @@ from serve_apps.gateway.tally import (
 SECONDS = st.floats(0.000001, 600)
 TOKENS = st.integers(0, 20_000)
 VERSIONS = st.sampled_from(["v1", "v2"])
+NAMES = st.sampled_from(["v1", "v2", "fresh:v1"])
 CHECKS = ("refusal", "repetition", "invalid_json", "wrong_script", "banned_word")
 FOUND = st.dictionaries(st.sampled_from(CHECKS), st.booleans())
 
@@ -60,9 +61,11 @@ rows = st.builds(
     retries=st.integers(0, 2),
 )
 seen = st.one_of(
-    st.builds(Finished, rows, TOKENS, st.booleans(), st.none() | st.floats(-9999.0, 0.0)),
-    st.builds(LookedAt, VERSIONS, FOUND),
-    st.builds(NotLookedAt, VERSIONS),
+    st.builds(
+        Finished, rows, NAMES, TOKENS, st.booleans(), st.none() | st.floats(-9999.0, 0.0), st.booleans()
+    ),
+    st.builds(LookedAt, NAMES, FOUND),
+    st.builds(NotLookedAt, NAMES),
     st.builds(Shadowed, st.just("v2"), TOKENS, st.none() | TOKENS, st.none() | SECONDS),
     st.builds(Pair, FOUND, FOUND),
 )
@@ -126,7 +129,25 @@ def test_strata_are_few(events):
     found = tally(events)
     for version in found.versions.values():
         for metric, strata in version.sketches.items():
-            assert len(strata) <= (5 if metric in ("ttft", "answer_tokens") else 20)
+            sizes = 5 if metric in ("ttft", "answer_tokens") else 20
+            assert len({name.removesuffix("n") for name in strata}) <= sizes
+            assert len(strata) <= 2 * sizes
+
+
+def test_what_a_version_says_is_compared_whether_its_replica_is_new_or_not():
+    row = observation(ttft_s=0.1, itl_s=0.01, completion_tokens=7)
+    [strata] = [
+        {metric: list(found) for metric, found in version.sketches.items()}
+        for version in tally([Finished(row, "v1", 5, True, -0.5, new_replica=True)]).versions.values()
+    ]
+    assert strata == {
+        "e2el": ["p0a0n"],
+        "ttft": ["p0n"],
+        "itl": ["p0a0n"],
+        "answer_tokens": ["p0"],
+        "tokens_per_s": ["p0a0n"],
+        "mean_logprob": ["p0a0"],
+    }
 
 
 @given(st.lists(seen, max_size=30))
@@ -145,18 +166,18 @@ def test_nothing_is_nothing():
 
 def test_quantities_are_of_good_answers_alone():
     bad = observation(error_code="stream_broken", ttft_s=0.1)
-    assert tally([Finished(bad, 5, True)]).versions["v1"] == VersionTally(
+    assert tally([Finished(bad, "v1", 5, True)]).versions["v1"] == VersionTally(
         counts={"requests": 1, "errors": 1, "broken_stream": 1}
     )
 
 
 def test_embeddings_are_never_empty_or_cut():
     row = observation(route="/v1/embeddings", finish_reason="")
-    assert tally([Finished(row, 5, False)]).versions["v1"].counts == {"requests": 1}
+    assert tally([Finished(row, "v1", 5, False)]).versions["v1"].counts == {"requests": 1}
 
 
 def test_a_stream_that_went_on_elsewhere_was_sent_again():
-    assert tally([Finished(observation(continued=1), 5, True)]).versions["v1"].counts["retried"] == 1
+    assert tally([Finished(observation(continued=1), "v1", 5, True)]).versions["v1"].counts["retried"] == 1
 
 
 def test_pairs_tell_of_checks_that_both_answers_had():
@@ -172,6 +193,6 @@ def test_pairs_tell_of_checks_that_both_answers_had():
 
 
 def test_a_mean_log_probability_is_told_as_its_distance_from_certainty():
-    found = tally([Finished(observation(), 5, True, 0.0), Finished(observation(), 5, True, -0.5)])
+    found = tally([Finished(observation(), "v1", 5, True, 0.0), Finished(observation(), "v1", 5, True, -0.5)])
     sketch = found.versions["v1"].sketches["mean_logprob"]["p0a0"]
     assert (sketch.zeros, len(sketch.buckets)) == (1, 1)

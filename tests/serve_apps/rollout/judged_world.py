@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from cluster.registry import ModelStore
 from cluster.state import policies, tallies
 from cluster.state.tables import RolloutRow, utc_now
+from cluster.tally import FRESH
 from cluster.traffic import TrafficPolicy
 from serve_apps.rollout import reading, records
 from serve_apps.rollout.controller import Controller
@@ -95,7 +96,7 @@ class World:
         self._write(policy, gateway)
 
     def _answer(self, policy: TrafficPolicy) -> None:
-        weights = policy.weights()
+        weights = _counted_as(policy)
         version = self.draw.choices(list(weights), list(weights.values()))[0]
         self.asked[version] += 1
         place = policy.revision, version
@@ -142,3 +143,13 @@ class World:
                 return state
             self.serve()
         return self.state(rollout)
+
+
+def _counted_as(policy: TrafficPolicy) -> dict[str, float]:
+    """Percent by the name that a gateway counts under."""
+    weights = policy.weights()
+    if policy.judging is None or policy.judging.fresh is None:
+        return weights
+    rest = weights.pop(policy.stable)
+    compared = policy.weight if policy.has_second_slice else rest
+    return {**weights, f"{FRESH}{policy.stable}": compared, policy.stable: rest - compared}

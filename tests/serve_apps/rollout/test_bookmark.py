@@ -105,7 +105,7 @@ def test_however_often_it_is_read_everything_is_counted_once(happenings):
             unread = Counter({place: n for place, n in unread.items() if place[0] != name})
         elif what == "is read":
             stored = [row(*place, tally(seen)) for place, seen in sorted(rows.items())]
-            counted, bookmark = news(stored, bookmark, candidate="v2", stable="v1")
+            counted, bookmark = news(stored, bookmark, candidate="v2", baseline="v1")
             for one in counted:
                 total.update({(one.revision, *place): n for place, n in flat(one).items()})
             assert [one.revision for one in counted] == sorted({one.revision for one in counted})
@@ -125,15 +125,15 @@ def test_what_was_read_is_no_news(happenings):
         if increment is not None:
             rows[gateway, what] = rows.get((gateway, what), Counter()) + increment
     stored = [row(*place, tally(seen)) for place, seen in sorted(rows.items())]
-    _, bookmark = news(stored, Bookmark(), candidate="v2", stable="v1")
+    _, bookmark = news(stored, Bookmark(), candidate="v2", baseline="v1")
     again = Bookmark.model_validate_json(bookmark.model_dump_json())
-    assert news(stored, again, candidate="v2", stable="v1") == ((), bookmark)
+    assert news(stored, again, candidate="v2", baseline="v1") == ((), bookmark)
 
 
 def test_gateways_add_up_by_revision():
     one = tally(Counter({("v2", "counts", "requests"): 3, ("v2", "sketches", "ttft", "p0", 4): 3}))
     counted, _ = news(
-        [row("g1", 1, one), row("g1", 2, one), row("g2", 2, one)], Bookmark(), candidate="v2", stable="v1"
+        [row("g1", 1, one), row("g1", 2, one), row("g2", 2, one)], Bookmark(), candidate="v2", baseline="v1"
     )
     assert [(each.revision, each.candidate.counts) for each in counted] == [
         (1, {"requests": 3}),
@@ -145,13 +145,13 @@ def test_gateways_add_up_by_revision():
 
 def test_a_row_that_is_gone_is_forgotten():
     one = tally(Counter({("v2", "counts", "requests"): 3}))
-    _, bookmark = news([row("g1", 1, one), row("g2", 1, one)], Bookmark(), candidate="v2", stable="v1")
-    _, bookmark = news([row("g2", 1, one)], bookmark, candidate="v2", stable="v1")
+    _, bookmark = news([row("g1", 1, one), row("g2", 1, one)], Bookmark(), candidate="v2", baseline="v1")
+    _, bookmark = news([row("g2", 1, one)], bookmark, candidate="v2", baseline="v1")
     assert set(bookmark.read) == {"g2/1"}
 
 
 def test_a_sketch_that_has_shrunk_is_an_error():
     more, fewer = (tally(Counter({("v2", "sketches", "ttft", "p0", 4): n})) for n in (3, 2))
-    _, bookmark = news([row("g1", 1, more)], Bookmark(), candidate="v2", stable="v1")
+    _, bookmark = news([row("g1", 1, more)], Bookmark(), candidate="v2", baseline="v1")
     with pytest.raises(IntegrityError):
-        news([row("g1", 1, fewer)], bookmark, candidate="v2", stable="v1")
+        news([row("g1", 1, fewer)], bookmark, candidate="v2", baseline="v1")

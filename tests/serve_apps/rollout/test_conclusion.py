@@ -237,3 +237,34 @@ def test_at_all_of_the_traffic_it_must_have_answered_too():
     few = found(Verdict.INCONCLUSIVE, samples=19, missing=1)
     assert concluded(met=FULL, ttft=few).action is Action.HOLD
     assert concluded(met=FULL, ttft=found(Verdict.INCONCLUSIVE, samples=20)).action is Action.PROMOTE
+
+
+@pytest.mark.parametrize(
+    ("baseline", "weight", "fresh", "holds"),
+    [
+        ("fresh", 5, 0, True),
+        ("fresh", 49.99, 0, True),
+        ("fresh", 5, 1, False),
+        ("fresh", 50, 0, False),
+        ("stable", 5, 0, False),
+    ],
+)
+def test_a_step_below_half_waits_for_a_fresh_replica_where_one_is_compared_with(
+    baseline, weight, fresh, holds
+):
+    spec = policy(baseline=baseline, steps=[{"weight": weight}, {"weight": 100}])
+    done = concluded(spec, signals(fresh=fresh, no_fresh="v1 has a fixed number"))
+    assert (done.action is Action.HOLD) == holds
+    assert (done.why == "no fresh replica of stable serves: v1 has a fixed number") == holds
+
+
+def test_one_that_never_comes_is_a_step_without_a_verdict():
+    spec = policy(baseline="fresh", deadline="10m", on_inconclusive="rollback")
+    done = concluded(spec, signals(no_fresh="none yet"), watched_s=600.0)
+    assert (done.action, done.reason) == (Action.ROLL_BACK, Reason.INCONCLUSIVE)
+    assert "no fresh replica of stable serves: none yet" in done.why
+
+
+def test_a_candidate_that_fails_is_taken_back_without_one_too():
+    done = concluded(policy(baseline="fresh"), errors=Verdict.FAIL)
+    assert done.action is Action.ROLL_BACK

@@ -180,6 +180,23 @@ def test_a_ratio_of_quantiles_goes_by_the_baseline_before_this_look():
     assert added(gate, counted, past).blocks == (Block(3, 2, 2, 1),)
 
 
+def test_what_only_the_candidate_does_is_compared_with_nobody_and_counts_against_a_limit_of_its_own():
+    """Its replicas are new, and the baseline's are not: that ends with their first requests."""
+    ours = {"p0": sketch(*[0.1] * 5), "p0n": sketch(*[3.0] * 10)}
+    counted = [
+        Counted(
+            revision=1,
+            candidate=VersionTally(sketches={"ttft": ours}),
+            baseline=VersionTally(sketches={"ttft": {"p0": sketch(*[0.1] * 40)}}),
+        )
+    ]
+    past = {"ttft": {"p0": sketch(*[0.1] * 40)}}
+    ratio = added({"metric": "ttft", "quantile": 0.5, "max_ratio": 2}, counted, past)
+    assert ratio.blocks == (Block(5, 0, 40, 0),)
+    limit = added({"metric": "ttft", "quantile": 0.5, "max": "800ms"}, counted, past)
+    assert limit.blocks == (Block(5, 0), Block(10, 10))
+
+
 def test_strata_come_in_one_order_in_every_process():
     """Sums of floats depend on it, and a look is done again elsewhere."""
     strata = {f"p{index}": sketch(*[0.1] * (index + 1)) for index in range(9)}

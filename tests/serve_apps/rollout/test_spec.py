@@ -55,6 +55,8 @@ def steps(*weights):
         ({"webhooks": [{"url": "http://ci", "kind": "gate"}]}, "is one of the `gates`"),
         ({"on_inconclusive": "rollback"}, "needs a `deadline`"),
         ({"deadline": 600}, "the unit is missing"),
+        ({"baseline": "fresh", "gates": [{"metric": "error_rate", "max": "2%"}]}, "there is none"),
+        ({"baseline": "new"}, "'stable' or 'fresh'"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused(given_, told):

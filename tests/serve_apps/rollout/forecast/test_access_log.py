@@ -44,7 +44,7 @@ def counted(rows) -> Today:
     builder = TallyBuilder()
     for one in rows:
         if one.route != "/tokenize":
-            builder.add(Finished(row=one, prompt_tokens=10, spoke=True))
+            builder.add(Finished(row=one, counted_as=one.version, prompt_tokens=10, spoke=True))
     tally = GatewayTally(
         gateway="g1",
         model="m",

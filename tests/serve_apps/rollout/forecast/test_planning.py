@@ -203,3 +203,19 @@ def test_it_tells_about_what_happens(store, judged):
     )
     first = forecast(QUICK, today, WHOM).steps[0].seconds
     assert (taken[1] - taken[0]).total_seconds() / 3 < first < (taken[1] - taken[0]).total_seconds() * 3
+
+
+def test_fresh_replicas_have_as_much_traffic_as_the_candidate_so_a_verdict_takes_longer():
+    against_all, against_fresh = (
+        plan(spec(ERRORS, TTFT, baseline=baseline)).steps for baseline in ("stable", "fresh")
+    )
+    for all_of_it, fresh in zip(against_all[0].gates, against_fresh[0].gates, strict=True):
+        assert fresh.per_second == pytest.approx(all_of_it.per_second)
+        assert fresh.seconds_to_pass > all_of_it.seconds_to_pass
+    # From half of the traffic on, both have the same baseline.
+    assert against_fresh[1:] == against_all[1:]
+
+
+def test_it_says_beforehand_that_no_fresh_replica_would_come():
+    [told] = plan(spec(TTFT, baseline="fresh"), no_fresh="v1 is an adapter").sentences
+    assert told == ("Steps below 50% would hold, since no fresh replica of stable serves: v1 is an adapter.")
