@@ -102,10 +102,11 @@ def measure(rollouts: int) -> dict[str, dict[str, Figures]]:
 
 def asks_of(found: dict[str, dict[str, Figures]]) -> list[dict[str, Any]]:
     """False alarms of at most alpha, and less harm than with any of the others, fault by fault."""
-    alarms = found["none"]["linnet"]["rolled_back"] or 0.0
-    asks: list[dict[str, Any]] = [
-        {"what": "false rollbacks", "limit": f"<= {ALPHA}", "value": alarms, "met": alarms <= ALPHA}
-    ]
+    asks: list[dict[str, Any]] = []
+    for good in (fault.name for fault in FAULTS.values() if not fault.harm):
+        alarms = found[good]["linnet"]["rolled_back"] or 0.0
+        what = f"false rollbacks, {good}"
+        asks.append({"what": what, "limit": f"<= {ALPHA}", "value": alarms, "met": alarms <= ALPHA})
     for fault in (fault for fault in FAULTS.values() if fault.harm):
         harmed = {rule: figures["harmed"] or 0.0 for rule, figures in found[fault.name].items()}
         ours = harmed.pop("linnet")

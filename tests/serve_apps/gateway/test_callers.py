@@ -67,7 +67,7 @@ def test_texts_make_pairs_of_what_was_found_in_them():
 def test_another_version_and_another_minute_have_callers_of_their_own():
     at = [NOON, NOON + timedelta(seconds=59), NOON + timedelta(seconds=60)]
     rows = [observation(at=moment) for moment in at] + [observation("v2", at=NOON)]
-    found = tally([Finished(row, "v1", 5, True, caller="ada") for row in rows])
+    found = tally([Finished(row, row.version, 5, True, caller="ada") for row in rows])
     assert [found.versions[name].counts.get("pairs_requests", 0) for name in ("v1", "v2")] == [2, 0]
 
 

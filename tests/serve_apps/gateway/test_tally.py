@@ -62,7 +62,13 @@ rows = st.builds(
 )
 seen = st.one_of(
     st.builds(
-        Finished, rows, NAMES, TOKENS, st.booleans(), st.none() | st.floats(-9999.0, 0.0), st.booleans()
+        Finished,
+        rows,
+        NAMES,
+        TOKENS,
+        st.booleans(),
+        st.none() | st.floats(-9999.0, 0.0),
+        new_replica=st.booleans(),
     ),
     st.builds(LookedAt, NAMES, FOUND),
     st.builds(NotLookedAt, NAMES),
