@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import socket
@@ -32,12 +33,16 @@ SERVE_ENVIRONMENT = {
 def ray_command(
     num_cpus: float, gcs_port: int, dashboard_port: int, agent_port: int, temp_dir: str
 ) -> list[str]:
-    """Every port that Ray would fix is given, so that clusters on one machine do not collide."""
+    """Every port that Ray would fix is given, so that clusters on one machine do not collide.
+
+    The GCS keeps its tables in RocksDB below `temp_dir`. The system config says so and not the environment,
+    which everything in the cluster inherits: what started another cluster would open this one's tables.
+    """
+    system_config = {"gcs_storage": "rocksdb", "gcs_storage_path": f"{temp_dir}/gcs"}
     return [
         str(Path(sys.executable).parent / "ray"),
         "start",
         "--head",
-        "--block",
         "--disable-usage-stats",
         f"--node-ip-address={HOST}",
         f"--port={gcs_port}",
@@ -48,7 +53,13 @@ def ray_command(
         f"--dashboard-agent-listen-port={agent_port}",
         f"--ray-client-server-port={free_port()}",
         f"--temp-dir={temp_dir}",
+        f"--system-config={json.dumps(system_config)}",
     ]
+
+
+def module(name: str) -> list[str]:
+    """The command that runs a module of `cluster` as a program."""
+    return [sys.executable, "-m", f"cluster.{name}"]
 
 
 def _scratch(temp_dir: str) -> dict[str, str]:

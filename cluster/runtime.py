@@ -1,7 +1,8 @@
 """Start, attach to and stop Ray: embedded on this machine, or a cluster that stands.
 
-`up` starts a guard process (cluster/guard.py) that owns the whole Ray tree; `down` ends it
-and all below it, engine processes that outlived their replica included.
+`up` starts a guard process (cluster/guard.py) that owns the whole Ray tree, and below it a keeper
+(cluster/keeper.py) that starts again what is killed of the head node; `down` ends the guard and all
+below it, engine processes that outlived their replica included.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -197,7 +197,7 @@ def _start(
     command = head.ray_command(num_cpus, gcs_port, dashboard_port, agent_port, temp_dir)
     with log_file.open("wb") as log:
         guard = subprocess.Popen(
-            [sys.executable, "-m", "cluster.guard", temp_dir, *command],
+            [*head.module("guard"), temp_dir, *head.module("keeper"), *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
