@@ -73,7 +73,7 @@ class Daemon:
 
 
 def decide(daemon: Daemon, code: int, *, detached: bool, repeats: Sequence[float], now: float) -> Step:
-    """What to do about a daemon that ended with `code`; `repeats` are the times of earlier ones, in seconds."""
+    """What to do about a daemon that ended with `code`; `repeats` are when others were repeated (seconds)."""
     if daemon.name == "raylet":
         if detached:
             return Step.LEAVE
