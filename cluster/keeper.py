@@ -32,6 +32,7 @@ _GRACE_S = 4.0
 _KILL_S = 5.0
 _POLL_S = 0.1
 MOST_REPEATS, WITHIN_S = 10, 60.0
+STARTS = 3
 # Ended because it was told to: the codes by which `ray start --block` tells it.
 _ASKED = (0, signal.SIGTERM, -signal.SIGTERM, 128 + signal.SIGTERM)
 
@@ -137,9 +138,13 @@ class Keeper:
         if step is Step.REPEAT:
             self._daemons[daemon.start()] = daemon
             return 0
-        descendants.kill_all(_KILL_S)
-        self._daemons.clear()
-        return self._start()
+        # Ray gives a node 30 s to come up, which a busy machine may not keep.
+        for _ in range(STARTS):
+            descendants.kill_all(_KILL_S)
+            self._daemons.clear()
+            if self._stopping or not (failed := self._start()):
+                return 0
+        return failed
 
     def _end(self) -> None:
         """SIGTERM to the raylet, so that it lets go of its node; after a bounded wait, SIGKILL to all."""

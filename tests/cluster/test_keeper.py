@@ -140,6 +140,24 @@ def test_with_a_killed_raylet_all_start_over_and_nothing_of_before_is_left(kept)
     assert not gcs.is_running()
 
 
+def test_a_start_that_fails_on_a_busy_machine_is_tried_again(kept):
+    launcher = kept.directory / "launch.py"
+    kept.wait_for_life("gcs_server", 1)
+    raylet = kept.wait_for_life("raylet", 1)
+    once = "import pathlib; pathlib.Path(__file__).write_text({text!r}); raise SystemExit(1)"
+    launcher.write_text(once.format(text=launcher.read_text()))
+    raylet.kill()
+    assert kept.wait_for_life("raylet", 2).is_running()
+
+
+def test_what_cannot_be_started_again_ends_with_its_code(kept):
+    kept.wait_for_life("gcs_server", 1)
+    raylet = kept.wait_for_life("raylet", 1)
+    (kept.directory / "launch.py").write_text("raise SystemExit(3)")
+    raylet.kill()
+    assert kept.process.wait(60) == 3
+
+
 def test_a_raylet_that_ends_as_it_was_told_ends_all(kept):
     kept.wait_for_life("gcs_server", 1)
     kept.wait_for_life("raylet", 1).terminate()
