@@ -111,3 +111,24 @@ class Comparison(Repeating):
                 self.equal += 1
             else:
                 self.wrong.append(f"{prompt}: {answer!r}, not {expected!r}")
+
+
+@dataclass(kw_only=True)
+class Split(Repeating):
+    """Callers of whichever version the split gives them, who ask again as OpenAI's client does."""
+
+    endpoint: Endpoint
+    model: str = MODEL
+    answered: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def once(self, number: int, count: int) -> None:
+        """One short stream."""
+        try:
+            ask(self.endpoint, f"{number}-{count}", stream=True, retries=RETRIES, model=self.model, tokens=8)
+            self.answered += 1
+        except CutError:
+            # With its gateway: `Comparison` counts how often.
+            self.answered += 1
+        except (OSError, AssertionError) as error:
+            self.failures.append(repr(error))

@@ -15,6 +15,11 @@ def titled(title: str) -> list[psutil.Process]:
     return [p for p in psutil.process_iter(["cmdline"]) if title in " ".join(p.info["cmdline"] or [])]
 
 
+def head(endpoint: Endpoint, program: str) -> list[psutil.Process]:
+    """The endpoint's own `gcs_server` or `raylet`, of all that run on this machine."""
+    return [process for process in titled(endpoint.info.temp_dir) if process.name() == program]
+
+
 def replicas() -> list[psutil.Process]:
     """Actors of the replicas of v1."""
     return titled(f"ServeReplica:{MODEL}-v1")

@@ -1,16 +1,20 @@
-"""Callers on a host: `python -m tests.hosts.asking URL` asks until its input ends, then tells how it went."""
+"""Callers on a host: `python -m tests.hosts.asking URL` asks until its input ends, then tells how it went.
+
+With `--split` there are others too, who ask for the model as its traffic is split.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
-from tests.e2e.comparison import PROMPTS, Comparison, ask
+from tests.e2e.comparison import PROMPTS, Comparison, Split, ask
 
 
-def main(url: str) -> None:
+def main(url: str, *options: str) -> None:
     """Writes `asking` once the callers are at work; at the end, as JSON, what they got."""
     endpoint = SimpleNamespace(url=url)
     expected = {prompt: ask(endpoint, prompt, stream=False) for prompt in PROMPTS}
@@ -23,7 +27,9 @@ def main(url: str) -> None:
         finally:
             slowest[0] = max(slowest[0], time.monotonic() - began)
 
-    with Comparison(endpoint=endpoint, expected=expected, asking=timed) as comparison:
+    split = Split(endpoint=endpoint, callers=2)
+    others = split if "--split" in options else nullcontext()
+    with Comparison(endpoint=endpoint, expected=expected, asking=timed) as comparison, others:
         sys.stdout.write("asking\n")
         sys.stdout.flush()
         sys.stdin.read()
@@ -31,10 +37,12 @@ def main(url: str) -> None:
         "equal": comparison.equal,
         "cut": len(comparison.cut),
         "wrong": comparison.wrong,
+        "split": split.answered,
+        "failures": split.failures,
         "slowest_s": round(slowest[0], 2),
     }
     sys.stdout.write(json.dumps(told))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

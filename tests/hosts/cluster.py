@@ -28,6 +28,8 @@ for node in client.get_all_node_info().values():
         print("LIVE", node.node_manager_address)
 """
 CONFIG = "/root/cluster.yaml"
+# How long the hosts go on without the head, which must boot and be started again meanwhile.
+PATIENCE_S = 150
 
 
 def edited(text: str, values: Mapping[str, str]) -> str:
@@ -63,6 +65,13 @@ class RayCluster:
         """Run a shell command on the head in the environment that cluster.yaml made, in ~/linnet."""
         return self.head.run(f". ~/linnet.env && cd ~/linnet && {command}", timeout=timeout)
 
+    def bring_back_head(self, network: Network) -> float:
+        """Boot a head that was killed, and `ray up` as before; seconds that it took."""
+        began = time.monotonic()
+        network.boot(self.head.name)
+        _ray_up(self.desk)
+        return time.monotonic() - began
+
     def live_nodes(self) -> set[str]:
         """Addresses of the hosts that the cluster takes for alive."""
         return set(re.findall(r"LIVE ([\d.]+)", self.on_head(f"python -c {shlex.quote(LIVE)}").stdout))
@@ -91,12 +100,16 @@ def up(network: Network, *, desk: str, head: str, workers: Sequence[str]) -> Ite
     table, top, hands = network[desk], network[head], tuple(network[name] for name in workers)
     _prepare_desk(network, table, top, hands)
     began = time.monotonic()
-    table.run(f"cd {CHECKOUT} && {RAY} up --no-config-cache -y {CONFIG}", timeout=300)
+    _ray_up(table)
     try:
         yield RayCluster(table, top, hands, time.monotonic() - began)
     finally:
         if top.init is not None:
             table.run(f"cd {CHECKOUT} && {RAY} down -y {CONFIG}", timeout=120)
+
+
+def _ray_up(desk: Host) -> None:
+    desk.run(f"cd {CHECKOUT} && {RAY} up --no-config-cache -y {CONFIG}", timeout=300)
 
 
 def _prepare_desk(network: Network, desk: Host, head: Host, workers: Sequence[Host]) -> None:
@@ -113,5 +126,6 @@ def _prepare_desk(network: Network, desk: Host, head: Host, workers: Sequence[Ho
         "LINNET_ROOT": "/mnt/linnet",
         "LINNET_STATE_URL": "sqlite:////mnt/linnet/state/linnet.db",
         "RAY_TMPDIR": "/tmp",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(PATIENCE_S),
     }
     (home / "cluster.yaml").write_text(edited((CHECKOUT / "cluster.yaml").read_text(), values))

@@ -69,7 +69,7 @@ def wait_until_gone(network: Network, since: float) -> float:
     raylets: list[psutil.Process] = [
         p for name in ("worker1", "worker2") for p in network[name].processes("raylet/raylet")
     ]
-    _, alive = psutil.wait_procs(raylets, timeout=150)
+    _, alive = psutil.wait_procs(raylets, timeout=cluster.PATIENCE_S + 90)
     assert alive == []
     return time.monotonic() - since
 

@@ -83,9 +83,10 @@ def hosts_of_replicas(network: Network) -> list[Host]:
 
 
 @contextmanager
-def asking(desk: Host, url: str, found: dict) -> Iterator[None]:
+def asking(desk: Host, url: str, found: dict, *options: str) -> Iterator[None]:
     """Callers on the desk for as long as the block lasts; `found` then has what they got."""
-    caller = desk.start(f"cd {CHECKOUT} && .venv/bin/python -m tests.hosts.asking {url}", with_input=True)
+    program = " ".join([".venv/bin/python -m tests.hosts.asking", url, *options])
+    caller = desk.start(f"cd {CHECKOUT} && {program}", with_input=True)
     assert caller.stdout is not None
     assert (line := caller.stdout.readline()) == "asking\n", line + caller.stdout.read()
     try:
