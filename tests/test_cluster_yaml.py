@@ -94,5 +94,20 @@ def test_both_files_start_ray_alike(own, cloud):
     assert mine.replace("RAY_enable_autoscaler_v2=0 ", "") == theirs
 
 
+def test_a_head_keeps_its_tables_where_a_restart_finds_them(own, tmp_path):
+    command = own["head_start_ray_commands"][-1].replace("python -m cluster.keeper --detach ray", "print_it")
+    script = (
+        f"print_it() {{ echo $RAY_gcs_storage $RAY_gcs_storage_path $1; }}; touch ~/linnet.env; {command}"
+    )
+    done = subprocess.run(
+        ["bash", "-euc", f"{shown}; {command}"],
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"rocksdb {tmp_path}/linnet-gcs start\n"
+
+
 def variables(command: str) -> list[str]:
     return [line.split()[1].partition("=")[0] for line in command.splitlines() if line.startswith("export ")]

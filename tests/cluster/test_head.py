@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from cluster import head
@@ -28,3 +30,14 @@ def test_without_a_pair_what_the_caller_has_set_for_one_does_not_count(settings,
     assert not {CERTFILE, KEYFILE, haproxy.BINARY} & set(chosen)
     monkeypatch.setenv(haproxy.BINARY, "/usr/sbin/haproxy")
     assert head.environment(settings, "token", "/tmp/x")[haproxy.BINARY] == "/usr/sbin/haproxy"
+
+
+def test_the_tables_of_the_gcs_lie_in_the_clusters_own_directory_and_no_environment_says_so(settings):
+    command = head.ray_command(1, 1, 2, 3, "/tmp/x")
+    (told,) = [word.removeprefix("--system-config=") for word in command if "system-config" in word]
+    assert json.loads(told) == {"gcs_storage": "rocksdb", "gcs_storage_path": "/tmp/x/gcs"}
+    assert not [name for name in head.environment(settings, "token", "/tmp/x") if "gcs_storage" in name]
+
+
+def test_the_command_returns_so_that_the_keeper_can_take_over():
+    assert "--block" not in head.ray_command(1, 1, 2, 3, "/tmp/x")

@@ -1,4 +1,4 @@
-"""The head loses its GCS, then its power, in the middle of a rollout: the other host answers all the while."""
+"""The head loses its GCS, then its power, amid a rollout: the other host answers all the while."""
 
 from __future__ import annotations
 
@@ -37,9 +37,8 @@ def endpoint(worker: str) -> dict[str, Any]:
         "args": {"models": [MODEL], "replica_wait_s": 20},
         "deployments": [{"name": "gateway", "ray_actor_options": here}],
     }
-    versions = [version_app(MODEL, label) for label in ("v1", "v2")]
-    for version in versions:
-        version["deployments"][0]["ray_actor_options"] = here
+    place = {"bundles": [{"CPU": 1, f"node:{worker}": 0.001}]}
+    versions = [version_app(MODEL, label, placement_group_config=place) for label in ("v1", "v2")]
     rollouts = controller(url=f"http://{worker}:8000")
     rollouts["deployments"] = [{"name": "rollouts", "ray_actor_options": ON_HEAD}]
     return {
