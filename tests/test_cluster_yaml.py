@@ -96,9 +96,7 @@ def test_both_files_start_ray_alike(own, cloud):
 
 def test_a_head_keeps_its_tables_where_a_restart_finds_them(own, tmp_path):
     command = own["head_start_ray_commands"][-1].replace("python -m cluster.keeper --detach ray", "print_it")
-    script = (
-        f"print_it() {{ echo $RAY_gcs_storage $RAY_gcs_storage_path $1; }}; touch ~/linnet.env; {command}"
-    )
+    shown = "print_it() { echo $RAY_gcs_storage $RAY_gcs_storage_path $1; }; touch ~/linnet.env"
     done = subprocess.run(
         ["bash", "-euc", f"{shown}; {command}"],
         env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
