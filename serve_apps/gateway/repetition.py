@@ -51,8 +51,9 @@ def _is_mostly_loop(text: str) -> bool:
 
 
 def _is_loop(run: str, period: int) -> bool:
-    # The blank that parts units is gone where the text ends.
-    if len(run) + 1 < REPEATS * period:
+    # A unit that ends in a blank has lost it where the text ends.
+    lost = run[-period] == " "
+    if len(run) + lost < REPEATS * period:
         return False
     size = len(run.encode("utf-8", "replace"))
     return size >= (_DRY_LENGTH if _DRY.issuperset(run[:period]) else LENGTH)

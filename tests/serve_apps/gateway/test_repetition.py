@@ -89,6 +89,12 @@ def test_whatever_is_mostly_a_unit_again_and_again_is_a_loop(before, unit, after
     assert is_repetitive(before + unit * repeats + after)
 
 
+def test_one_sign_less_than_it_takes_is_none():
+    unit = "abcdefghijklmnopqrstu"
+    assert is_repetitive(unit * REPEATS)
+    assert not is_repetitive((unit * REPEATS)[:-1])
+
+
 @given(
     st.lists(
         st.text(alphabet="abcdefghijklmnopqrstuvwxyz", min_size=2, max_size=9), max_size=200, unique=True
