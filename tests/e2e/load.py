@@ -12,19 +12,18 @@ from tests.support.repeating import Repeating
 
 @dataclass(kw_only=True)
 class Load(Repeating):
-    """Streams and unary requests in turn, or only streams, each with a key of its own."""
+    """Streams and unary requests in turn, each with a key of its own."""
 
     url: str
     model: str
     tokens: int = 6
-    only_streams: bool = False
     answered: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def once(self, number: int, count: int) -> None:
         """One call, and what came of it."""
         try:
-            self.answered.append(self._ask(f"{number}-{count}", stream=self.only_streams or count % 2 == 0))
+            self.answered.append(self._ask(f"{number}-{count}", stream=count % 2 == 0))
         except (OSError, AssertionError, urllib.error.HTTPError) as error:
             self.failures.append(repr(error))
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,8 @@ from cluster.manifest import VersionKind
 from cluster.refs import VersionRef
 from cluster.registry import ModelStore
 from tests.e2e.load import Load
-from tests.e2e.rolling import FEW_ERRORS, ITL, REPETITION, Rolling, controller, version_app
+from tests.e2e.rolling import ERRORS, FEW_ERRORS, ITL, REPETITION, Rolling, controller, version_app
+from tests.support import faulty
 from tests.support.endpoint import MODEL, Endpoint, publish, wait_for
 from tests.support.tiny_adapter import make_tiny_adapter
 from tests.support.tiny_model import make_tiny_model
@@ -21,12 +25,31 @@ from train_jobs import golden
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine]
 
-LORA = "lora5"
+LORA, FAULTY = "lora5", "v7"
 QUESTIONS = [f"Tell me of number {number}." for number in range(24)]
 
 
+@dataclass
+class Bad:
+    """The engine whose fault a file switches on."""
+
+    file: Path
+
+    def begin(self, what: str) -> datetime:
+        self.file.write_text(what)
+        return datetime.now(UTC).replace(tzinfo=None)
+
+    def end(self) -> None:
+        self.file.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="module")
-def serving(shared_endpoint, shared_settings, tmp_path_factory) -> Iterator[Endpoint]:
+def bad(tmp_path_factory) -> Bad:
+    return Bad(tmp_path_factory.mktemp("fault") / "fault")
+
+
+@pytest.fixture(scope="module")
+def serving(shared_endpoint, shared_settings, tmp_path_factory, bad) -> Iterator[Endpoint]:
     scratch = tmp_path_factory.mktemp("rollouts")
     store = ModelStore.open(shared_settings)
     base = make_tiny_model(scratch / "lora", seed=21)
@@ -40,20 +63,41 @@ def serving(shared_endpoint, shared_settings, tmp_path_factory) -> Iterator[Endp
         golden=golden.compute(base, adapter_dir=adapter),
         parent=f"{LORA}:v1",
     )
+    publish_tiny(store, scratch, FAULTY)
     shared_endpoint.deploy(
         ["v1", "v2"],
         gateway={"models": [MODEL, LORA]},
         more=[
+            faulty_app(bad),
             version_app(
                 LORA, "v1", engine_kwargs={"enable_lora": True}, user_config={"adapters": [f"{LORA}:v2"]}
             ),
             controller(url=shared_endpoint.url),
         ],
     )
-    shared_endpoint.wait_until_serving(["v1", "v2"])
+    shared_endpoint.wait_until_serving(["v1", "v2", FAULTY])
     wait_for(lambda: is_answering(shared_endpoint, LORA, "v2"), "the adapter serving", 240)
     yield shared_endpoint
     shared_endpoint.deploy(["v1", "v2"])
+
+
+def publish_tiny(store: ModelStore, scratch: Path, label: str) -> None:
+    source = make_tiny_model(scratch / label, seed=7)
+    publish(store, source, label, golden.compute(source))
+
+
+def faulty_app(bad: Bad) -> dict[str, Any]:
+    environment = {
+        faulty.FILE_VARIABLE: str(bad.file),
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "tests.support.faulty.middlewares",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return version_app(
+        MODEL,
+        FAULTY,
+        engine_kwargs={"logits_processors": ["tests.support.faulty:FaultyLogits"]},
+        runtime_env={"env_vars": environment},
+    )
 
 
 def is_answering(endpoint: Endpoint, model: str, version: str) -> bool:
@@ -131,4 +175,42 @@ def test_a_wrong_adapter_is_taken_back_for_its_answers(serving, tmp_path, told):
     took = (row.updated_at - row.started_at).total_seconds()
     told.append(
         f"wrong adapter: {took:.1f} s from the start; {rolling.last_look(rollout)['conclusion']['why']}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "gate"),
+    [
+        ("slow", ITL | {"max_ratio": 1.5}),
+        ("erring", ERRORS),
+        ("babbling", REPETITION),
+    ],
+)
+def test_a_bad_version_is_taken_back_by_itself(serving, rolling, bad, told, what, gate):
+    # It is held, so that it is still there when the fault begins.
+    steps = [{"weight": 30, "hold": "1h"}, {"weight": 100}]
+    # A loop is told from 120 characters on, and a token of the tiny model is one.
+    with Load(url=serving.url, model=MODEL, tokens=140 if what == "babbling" else 24, callers=6) as load:
+        rollout = rolling.start(
+            FAULTY, *{g["metric"]: g for g in (FEW_ERRORS, ITL, REPETITION, gate)}.values(), steps=steps
+        )
+        rolling.wait_for_step(rollout, 0)
+        wait_for(lambda: load.answered.count(FAULTY) > 60, "answers of the candidate", 120)
+        try:
+            begun, before = bad.begin(what), load.answered.count(FAULTY)
+            row = rolling.wait_for_end(rollout)
+            harmed = load.answered.count(FAULTY) - before
+        finally:
+            bad.end()
+    [*_, last] = rolling.decisions(rollout)
+    assert (row.phase, row.reason) == ("rolled_back", "gate_failed"), rolling.last_look(rollout)
+    conclusion = rolling.last_look(rollout)["conclusion"]
+    assert conclusion["gate"].startswith(gate["metric"])
+    own = [failure for failure in load.failures if "500" not in failure]
+    assert own == []
+    assert what == "erring" or load.failures == []
+    rolling.require_explained(rollout)
+    told.append(
+        f"{what}: {(last.at - begun).total_seconds():.1f} s from the fault to the decision, "
+        f"{rolling.applied_s(last):.2f} s from there to 0%, {harmed} answers of it; {conclusion['why']}"
     )
