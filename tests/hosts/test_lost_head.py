@@ -37,7 +37,8 @@ def endpoint(worker: str) -> dict[str, Any]:
         "args": {"models": [MODEL], "replica_wait_s": 20},
         "deployments": [{"name": "gateway", "ray_actor_options": here}],
     }
-    place = {"bundles": [{"CPU": 1, f"node:{worker}": 0.001}]}
+    # The replica's actor adds its own CPU, and the worker has two for both versions.
+    place = {"bundles": [{f"node:{worker}": 0.001}]}
     versions = [version_app(MODEL, label, placement_group_config=place) for label in ("v1", "v2")]
     rollouts = controller(url=f"http://{worker}:8000")
     rollouts["deployments"] = [{"name": "rollouts", "ray_actor_options": ON_HEAD}]
