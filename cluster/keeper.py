@@ -32,6 +32,8 @@ _GRACE_S = 4.0
 _KILL_S = 5.0
 _POLL_S = 0.1
 MOST_REPEATS, WITHIN_S = 10, 60.0
+# A head that starts over has all its models to load: what ends it is often seen only after minutes.
+MOST_OVERS, OVERS_WITHIN_S = 3, 900.0
 STARTS = 3
 # Ended because it was told to: the codes by which `ray start --block` tells it.
 _ASKED = (0, signal.SIGTERM, -signal.SIGTERM, 128 + signal.SIGTERM)
@@ -73,18 +75,26 @@ class Daemon:
         )
 
 
-def decide(daemon: Daemon, code: int, *, detached: bool, repeats: Sequence[float], now: float) -> Step:
-    """What to do about a daemon that ended with `code`; `repeats` are when others were repeated (seconds)."""
-    if daemon.name == "raylet":
-        if detached:
-            return Step.LEAVE
-        again = Step.START_OVER
-    else:
-        again = Step.REPEAT
+def decide(
+    daemon: Daemon, code: int, *, detached: bool, repeats: Sequence[float], overs: Sequence[float], now: float
+) -> Step:
+    """What to do about a daemon that ended with `code`.
+
+    `repeats` are when daemons were repeated, `overs` when all was started over (seconds).
+    """
+    if daemon.name != "raylet":
+        if code in _ASKED:
+            return Step.GO_ON
+        return Step.REPEAT if _recent(repeats, WITHIN_S, now) < MOST_REPEATS else Step.END
+    if detached:
+        return Step.LEAVE
     if code in _ASKED:
-        return Step.END if again is Step.START_OVER else Step.GO_ON
-    recent = sum(now - at < WITHIN_S for at in repeats)
-    return again if recent < MOST_REPEATS else Step.END
+        return Step.END
+    return Step.START_OVER if _recent(overs, OVERS_WITHIN_S, now) < MOST_OVERS else Step.END
+
+
+def _recent(times: Sequence[float], within_s: float, now: float) -> int:
+    return sum(now - at < within_s for at in times)
 
 
 @dataclass
@@ -94,7 +104,9 @@ class Keeper:
     command: Sequence[str]
     detached: bool = False
     _daemons: dict[int, Daemon] = field(default_factory=dict)
+    _unstarted: list[Daemon] = field(default_factory=list)
     _repeats: list[float] = field(default_factory=list)
+    _overs: list[float] = field(default_factory=list)
     _stopping: list[int] = field(default_factory=list)
 
     def run(self, started: Callable[[int], None]) -> int:
@@ -110,38 +122,58 @@ class Keeper:
         return code
 
     def _start(self) -> int:
+        # What a lost raylet left may take long to die; it is no daemon of the new head.
+        others = {process.pid for process in psutil.Process().children()}
         code = subprocess.run(self.command, check=False).returncode
         for process in psutil.Process().children():
             with contextlib.suppress(psutil.Error):
-                self._daemons[process.pid] = Daemon(tuple(process.cmdline()), process.environ())
+                argv = tuple(process.cmdline())
+                if process.pid not in others and argv and os.access(argv[0], os.X_OK):
+                    self._daemons[process.pid] = Daemon(argv, process.environ())
         return code
 
     def _keep(self) -> tuple[Step, int]:
-        while not self._stopping and self._daemons:
+        while not self._stopping and (self._daemons or self._unstarted):
             for pid, code in descendants.reap():
                 daemon = self._daemons.pop(pid, None)
                 if daemon is None:
                     continue
                 step = decide(
-                    daemon, code, detached=self.detached, repeats=self._repeats, now=time.monotonic()
+                    daemon,
+                    code,
+                    detached=self.detached,
+                    repeats=self._repeats,
+                    overs=self._overs,
+                    now=time.monotonic(),
                 )
                 _log(f"{daemon.name} (pid {pid}) ended with {code}: {step}")
                 if step in (Step.END, Step.LEAVE):
                     return step, int(code not in _ASKED)
-                if step is not Step.GO_ON and (failed := self._again(step, daemon)):
+                if step is Step.REPEAT:
+                    self._repeats.append(time.monotonic())
+                    self._unstarted.append(daemon)
+                elif step is Step.START_OVER and (failed := self._start_over()):
                     return Step.END, failed
+            self._start_again()
             time.sleep(_POLL_S)
         return Step.END, 0
 
-    def _again(self, step: Step, daemon: Daemon) -> int:
-        self._repeats.append(time.monotonic())
-        if step is Step.REPEAT:
-            self._daemons[daemon.start()] = daemon
-            return 0
+    def _start_again(self) -> None:
+        """Where there is no memory or no process to be had now, at the next look."""
+        waiting, self._unstarted = self._unstarted, []
+        for daemon in waiting:
+            try:
+                self._daemons[daemon.start()] = daemon
+            except OSError:
+                self._unstarted.append(daemon)
+
+    def _start_over(self) -> int:
+        self._overs.append(time.monotonic())
         # Ray gives a node 30 s to come up, which a busy machine may not keep.
         for _ in range(STARTS):
             descendants.kill_all(_KILL_S)
             self._daemons.clear()
+            self._unstarted.clear()
             if self._stopping or not (failed := self._start()):
                 return 0
         return failed

@@ -100,6 +100,7 @@ def up(
                 code="cluster.running",
                 hint="`linnet down` stops it.",
             )
+        _clear_away(settings.home)
         for name, port in (("GCS", gcs_port), ("dashboard", dashboard_port), ("endpoint", serve_port)):
             head.require_free(port, name)
         ports = (gcs_port, dashboard_port, serve_port)
@@ -118,18 +119,27 @@ def down(settings: Settings) -> list[int]:
             code="cluster.not_running",
             hint="`linnet up` starts one.",
         )
-    info = _read_info(path)
-    guard = _guard_process(info)
+    guard = _guard_process(_read_info(path))
     if guard is not None:
         guard.send_signal(signal.SIGTERM)
         try:
             guard.wait(STOP_TIMEOUT_S)
         except psutil.TimeoutExpired:
             guard.kill()
-    killed = sweep(info.temp_dir)
+    killed = _clear_away(settings.home)
     for started in _guards:
         started.poll()
-    shutil.rmtree(info.temp_dir, ignore_errors=True)
+    return killed
+
+
+def _clear_away(home: Path) -> list[int]:
+    """Processes and files of a cluster without a guard, if there are; the pids that had to be killed."""
+    path = _info_path(home)
+    if not path.exists():
+        return []
+    temp_dir = _read_info(path).temp_dir
+    killed = sweep(temp_dir)
+    shutil.rmtree(temp_dir, ignore_errors=True)
     path.unlink(missing_ok=True)
     return killed
 

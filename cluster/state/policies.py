@@ -49,7 +49,10 @@ def put(session: Session, policy: TrafficPolicy) -> None:
         session.add(row)
     row.revision, row.stable = policy.revision, policy.stable
     row.candidate, row.weight, row.updated_at = policy.candidate, policy.weight, utc_now()
-    row.judging = None if policy.judging is None else policy.judging.model_dump(mode="json")
+    # Without what is not asked for, so that gateways of an older version read it too.
+    row.judging = (
+        None if policy.judging is None else policy.judging.model_dump(mode="json", exclude_none=True)
+    )
     session.flush()
 
 

@@ -60,7 +60,9 @@ class Comparison(StrictModel):
 def compare(row: RolloutRow, rows: Sequence[LookRow], was: RolloutSpec, other: RolloutSpec) -> Comparison:
     """Replay `rows`, the looks of a rollout by the policy `was`, by another."""
     happened = _course(_stored(rows), was)
-    replayed = ((one.inputs, one.outcome) for one in replay(other, rows))
+    # Who was counted cannot be changed afterwards.
+    comparable = other.model_copy(update={"baseline": was.baseline})
+    replayed = ((one.inputs, one.outcome) for one in replay(comparable, rows))
     would = _course(replayed, other)
     if not happened.over and row.phase in ("promoted", "rolled_back"):
         ended = f"{row.phase} by a person ({row.reason})"
@@ -165,5 +167,7 @@ def _notes(was: RolloutSpec, other: RolloutSpec) -> Iterator[str]:
             yield f"{gate.name} was not asked then, so it is inconclusive throughout."
     if other.texts != was.texts:
         yield "Texts were looked at by the checks of then."
+    if other.baseline != was.baseline:
+        yield f"The candidate is compared by `baseline: {was.baseline}`, as it was counted then."
     if other.match != was.match:
         yield "Requests were chosen by the `match` of then."

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from cluster import head
-from cluster.keeper import MOST_REPEATS, WITHIN_S, Daemon, Step, decide
+from cluster.keeper import MOST_OVERS, MOST_REPEATS, OVERS_WITHIN_S, WITHIN_S, Daemon, Keeper, Step
+from cluster.keeper import decide as decide_at
 from tests.support.endpoint import wait_for
 
 GCS = Daemon(("/ray/gcs_server", "--gcs_server_port=6379"), {})
@@ -30,36 +31,66 @@ for program in sys.argv[2:]:
 """
 
 
+def decide(daemon, code, *, detached=False, repeats=(), overs=(), now=0.0):
+    return decide_at(daemon, code, detached=detached, repeats=repeats, overs=overs, now=now)
+
+
 @pytest.mark.parametrize("code", [0, -signal.SIGTERM, 128 + signal.SIGTERM])
 def test_a_daemon_that_was_told_to_end_is_let_go(code):
-    assert decide(GCS, code, detached=False, repeats=[], now=0.0) is Step.GO_ON
+    assert decide(GCS, code) is Step.GO_ON
 
 
 @pytest.mark.parametrize("code", [-signal.SIGKILL, -signal.SIGSEGV, 1])
 def test_a_daemon_that_was_killed_is_repeated(code):
-    assert decide(GCS, code, detached=False, repeats=[], now=0.0) is Step.REPEAT
+    assert decide(GCS, code) is Step.REPEAT
 
 
 def test_a_killed_raylet_takes_the_head_with_it_which_starts_over():
-    assert decide(RAYLET, -signal.SIGKILL, detached=False, repeats=[], now=0.0) is Step.START_OVER
+    assert decide(RAYLET, -signal.SIGKILL) is Step.START_OVER
 
 
 def test_the_cluster_ends_with_a_raylet_that_was_told_to():
-    assert decide(RAYLET, 0, detached=False, repeats=[], now=0.0) is Step.END
+    assert decide(RAYLET, 0) is Step.END
 
 
 @pytest.mark.parametrize("code", [0, -signal.SIGKILL])
 def test_on_a_host_among_others_a_raylet_is_left_to_ray_stop(code):
-    assert decide(RAYLET, code, detached=True, repeats=[], now=0.0) is Step.LEAVE
+    assert decide(RAYLET, code, detached=True) is Step.LEAVE
 
 
-@pytest.mark.parametrize("daemon", [GCS, RAYLET])
-def test_what_will_not_stay_ends_the_cluster(daemon):
+def test_a_daemon_that_will_not_stay_ends_the_cluster():
     repeats = [float(second) for second in range(MOST_REPEATS)]
     last = repeats[-1]
-    assert decide(daemon, -9, detached=False, repeats=repeats, now=last) is Step.END
-    assert decide(daemon, -9, detached=False, repeats=repeats[1:], now=last) is not Step.END
-    assert decide(daemon, -9, detached=False, repeats=repeats, now=last + WITHIN_S) is not Step.END
+    assert decide(GCS, -9, repeats=repeats, now=last) is Step.END
+    assert decide(GCS, -9, repeats=repeats[1:], now=last) is Step.REPEAT
+    assert decide(GCS, -9, repeats=repeats, now=last + WITHIN_S) is Step.REPEAT
+    assert decide(RAYLET, -9, repeats=repeats, now=last) is Step.START_OVER
+
+
+def test_a_head_whose_models_end_it_minutes_after_each_start_is_not_started_for_ever():
+    overs = [200.0 * number for number in range(MOST_OVERS)]
+    last = overs[-1]
+    assert decide(RAYLET, -9, overs=overs, now=last + 200) is Step.END
+    assert decide(RAYLET, -9, overs=overs[1:], now=last + 200) is Step.START_OVER
+    assert decide(RAYLET, -9, overs=overs, now=last + OVERS_WITHIN_S) is Step.START_OVER
+    assert decide(GCS, -9, overs=overs, now=last + 200) is Step.REPEAT
+
+
+def test_what_cannot_be_started_now_is_started_at_a_later_look(tmp_path):
+    program = tmp_path / "gcs_server"
+    keeper = Keeper(["true"])
+    keeper._unstarted.append(Daemon((str(program),), dict(os.environ)))
+    keeper._start_again()
+    assert keeper._daemons == {}
+    program.write_text("#!/bin/sh\nsleep 600\n")
+    program.chmod(0o755)
+    keeper._start_again()
+    ((pid, daemon),) = keeper._daemons.items()
+    process = psutil.Process(pid)
+    process.kill()
+    process.wait(10)
+    assert daemon.name == "gcs_server"
+    assert keeper._unstarted == []
 
 
 @pytest.mark.parametrize(

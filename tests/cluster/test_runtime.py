@@ -76,6 +76,28 @@ def test_down_after_the_guard_was_killed_leaves_nothing(settings):
     assert not Path(info.temp_dir).exists()
 
 
+def test_up_clears_away_what_a_killed_guard_left(settings, tmp_path, monkeypatch):
+    left = tmp_path / "linnet-left"
+    (left / "gcs").mkdir(parents=True)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    info = runtime.ClusterInfo(
+        guard_pid=ended.pid,
+        guard_started=0.0,
+        address="",
+        dashboard_url="",
+        serve_url="",
+        temp_dir=str(left),
+        log_file="",
+        num_cpus=1,
+        auth_mode="token",
+    )
+    runtime._write_info(settings.home, info)
+    monkeypatch.setattr(runtime, "_start", lambda *_: None)
+    runtime.up(settings, **ports())
+    assert not left.exists()
+
+
 def test_the_guard_ends_orphans_of_what_it_runs(tmp_path):
     marker = tmp_path / "orphan.pid"
     orphaning = (

@@ -7,6 +7,7 @@ from cluster.errors import ConflictError
 from cluster.judging import Judging, Match, Shadow, TextChecks
 from cluster.state import policies
 from cluster.state.database import open_database
+from cluster.state.tables import PolicyRow
 from cluster.traffic import TrafficPolicy
 
 JUDGING = Judging(
@@ -47,6 +48,13 @@ def test_none_is_null_in_the_table(database):
     put(database, policy(1))
     with database.snapshot() as session:
         assert session.execute(text("SELECT judging IS NULL FROM policies")).scalar() == 1
+
+
+def test_what_is_not_asked_for_is_not_stored_so_that_older_gateways_read_it(database):
+    with database.transaction() as session:
+        policies.put(session, policy(1, Judging(rollout=3)))
+        assert set(session.get_one(PolicyRow, "m").judging) == {"rollout", "match", "texts"}
+        assert policies.get(session, "m").judging == Judging(rollout=3)
 
 
 def test_a_revision_follows_the_one_before(database):
