@@ -19,7 +19,11 @@ from tests.support.tiny_model import make_tiny_model
 from train_jobs.spec import PeftSpec
 
 # Ray Data, which Ray Train imports, warns of its own settings.
-pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+]
 
 ROWS, TOKENS, VOCABULARY = 4, 320, 65_536
 LOGITS_BYTES = ROWS * TOKENS * VOCABULARY * 4

@@ -25,7 +25,11 @@ from train_jobs.run_files import RunFiles
 from train_jobs.spec import BadLoss, PeftSpec
 
 # Ray Data, which Ray Train imports, warns of its own settings.
-pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+]
 
 POISONED_ROW = 37
 BATCH = 8

@@ -33,6 +33,7 @@ def status(url: str, trust: ssl.SSLContext) -> int:
         return 0
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_the_endpoint_speaks_https_alone_also_after_serve_has_reloaded_haproxy(tmp_path):
     settings = Settings(home=tmp_path, root=str(tmp_path), state_url=f"sqlite:///{tmp_path}/state/linnet.db")

@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.load import Load
 from tests.support.endpoint import MODEL, wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.engine]
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.slow]
 
 BY_LOAD = {
     "min_replicas": 1,

@@ -15,7 +15,7 @@ from tests.e2e.load import Load
 from tests.e2e.test_endpoint import running
 from tests.support.endpoint import MODEL, Endpoint, wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.engine]
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.slow]
 
 TASK = f"{MODEL}/sentiment"
 CHOICES = ["positive", "negative"]

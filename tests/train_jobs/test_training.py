@@ -124,6 +124,7 @@ def test_a_run_that_loses_both_workers_in_turn_has_the_losses_of_one_that_lost_n
     assert files.storage.read_bytes(files.plot).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tolerance", "strategy", "verdicts"),
     [
@@ -279,6 +280,7 @@ class TestScript:
         assert "`max_steps`" in json.loads(out)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_epochs_of_packs_survive_a_lost_worker_and_every_sample_is_proven(
     cluster, settings, store, long_spec, files
 ):
