@@ -65,3 +65,5 @@ def _lines(gate: Arithmetic, width: int) -> Iterator[str]:
         yield f"{'':<{width}}  to pass       {gate.in_favour}"
     if gate.clusters and is_counted:
         yield f"{'':<{width}}  {gate.clusters}"
+    if gate.for_reading and is_counted:
+        yield f"{'':<{width}}  for reading   {gate.for_reading}"
