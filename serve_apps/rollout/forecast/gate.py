@@ -27,8 +27,6 @@ ASSUMED_RATE = 0.005
 _MOST = 0.9
 """Where less of the copies than this are sent, the limit of a gateway is told."""
 
-_ASSUMED = f"not counted yet: if {quantities.percent(ASSUMED_RATE)} of stable's are bad"
-
 
 class GateForecast(StrictModel):
     """Of the candidate's samples (`samples_are` says of what), `per_second` at this step.
