@@ -6,9 +6,6 @@ from pydantic import Field
 
 from cluster.config import StrictModel
 
-SHADOW = "shadow:"
-"""Before the name of a version: what was counted of its answers to copies of requests."""
-
 PAIRS = "pairs_"
 """Before the name of a count: in how many ordered pairs both were of one caller and in one minute."""
 

@@ -110,11 +110,10 @@ class JudgedTraffic:
         """The request is over."""
         signs, body = watch.signs, watch.asked.plan.body
         caller = watch.asked.plan.choice.caller
-        prompt_tokens = tokens.of_prompt(body)
         finished = Finished(
             row=row,
             counted_as=watch.counted_as,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=tokens.of_prompt(body),
             spoke=signs.spoke,
             mean_logprob=signs.mean_logprob(),
             new_replica=watch.notes.new_replica,
@@ -128,7 +127,7 @@ class JudgedTraffic:
         if watch.looked_at and (text or not signs.spoke):
             self._look_at(watch, text)
         if watch.shadowed:
-            self._shadow(watch, prompt_tokens, text)
+            self._shadow(watch, text)
 
     async def stop(self) -> None:
         """Send no more copies; texts that wait are still looked at."""
@@ -161,7 +160,7 @@ class JudgedTraffic:
         if not self._texts.offer(work):
             self._saw(watch.policy, NotLookedAt(watch.counted_as))
 
-    def _shadow(self, watch: Watch, prompt_tokens: int, text: str) -> None:
+    def _shadow(self, watch: Watch, text: str) -> None:
         asked = watch.asked
         copy = Copy(
             policy=watch.policy,
@@ -170,7 +169,6 @@ class JudgedTraffic:
             headers=asked.headers,
             request_id=asked.request_id,
             body=asked.plan.body,
-            prompt_tokens=prompt_tokens,
             compare=partial(self._compare, watch, text),
         )
         self._shadower.offer(copy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from cluster.traffic import TrafficPolicy
-from serve_apps.gateway import answer_end, headers
+from serve_apps.gateway import headers
 from serve_apps.gateway.admission import Admission
 from serve_apps.gateway.answer_text import AnswerText
 from serve_apps.gateway.asgi import RawHeaders
@@ -54,7 +53,6 @@ class Copy:
     headers: RawHeaders
     request_id: bytes
     body: bytes
-    prompt_tokens: int
     compare: Callable[[str], None]
 
 
@@ -107,18 +105,15 @@ class Shadower:
             self._metrics.shadowed(choice.model, choice.version, outcome)
 
     async def _send(self, copy: Copy, choice: Choice) -> Outcome:
-        started = time.perf_counter()
         answer = await self._upstream.try_once(self._call(copy, choice))
         if answer is None:
             return Outcome.DROPPED
         if isinstance(answer, Answer):
             answer.close()
         if not isinstance(answer, Answer) or answer.streams or answer.status != _HTTP_OK:
-            self._saw(copy.policy, Shadowed(choice.version, copy.prompt_tokens))
+            self._saw(copy.policy, Shadowed(answered=False))
             return Outcome.FAILED
-        _, tokens = answer_end.usage(answer.first)
-        elapsed = time.perf_counter() - started
-        self._saw(copy.policy, Shadowed(choice.version, copy.prompt_tokens, tokens, elapsed))
+        self._saw(copy.policy, Shadowed(answered=True))
         text = AnswerText(LIMIT)
         text.add(answer.first)
         copy.compare(next(iter(text.texts()), ""))

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.tally import SHADOW
 from serve_apps.gateway import strata
 from serve_apps.gateway.callers import Callers
 from serve_apps.gateway.observation import Observation
@@ -54,12 +53,9 @@ class NotLookedAt:
 
 @dataclass(frozen=True, slots=True)
 class Shadowed:
-    """A copy of a request, sent to the candidate; `e2e_s` is None where it was not answered."""
+    """A copy of a request, sent to the candidate."""
 
-    candidate: str
-    prompt_tokens: int
-    answer_tokens: int | None = None
-    e2e_s: float | None = None
+    answered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,8 @@ class TallyBuilder:
             case NotLookedAt():
                 self._counts[seen.counted_as]["texts_dropped"] += 1
             case Shadowed():
-                self._shadowed(seen)
+                self._shadow_requests += 1
+                self._shadow_errors += not seen.answered
             case Pair():
                 self._pair(seen)
 
@@ -141,14 +138,6 @@ class TallyBuilder:
         for event in events:
             counts[event] += 1
         self._callers[version].count(caller, events, counts)
-
-    def _shadowed(self, seen: Shadowed) -> None:
-        self._shadow_requests += 1
-        if seen.e2e_s is None:
-            self._shadow_errors += 1
-            return
-        stratum = strata.of_both(seen.prompt_tokens, seen.answer_tokens)
-        self._sketch(f"{SHADOW}{seen.candidate}", "e2el", stratum, seen.e2e_s)
 
     def _pair(self, seen: Pair) -> None:
         for check in seen.stable.keys() & seen.candidate.keys():

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from serve_apps.rollout import propagation
 from serve_apps.rollout.explaining import Arithmetic, ExplainedDecision, ExplainedRollout
+
+COUNTED = (
+    "candidate and baseline: bad of all answers at the step; an e-value against the candidate counts "
+    "over all steps, one for it at this step"
+)
 
 
 def show(explained: ExplainedRollout) -> None:
@@ -14,8 +19,7 @@ def show(explained: ExplainedRollout) -> None:
     sys.stdout.write(
         f"rollout {explained.rollout} of {explained.model}: {explained.candidate} against "
         f"{explained.stable}, {explained.looks} looks\n"
-        "candidate and baseline: bad of all answers at the step; an e-value against the candidate counts "
-        "over all steps, one for it at this step\n"
+        f"{COUNTED}\n"
     )
     for decision in explained.decisions:
         _show(decision)
@@ -39,10 +43,16 @@ def _show(decision: ExplainedDecision) -> None:
         f"\ndecision {decision.decision}{look}, {decision.at:%Y-%m-%d %H:%M:%S}, by {decision.actor}\n"
         f"{decision.sentence}{why}\n"
     )
-    width = max((len(gate.gate) for gate in decision.gates), default=0)
-    for gate in decision.gates:
-        for line in _lines(gate, width):
-            sys.stdout.write(f"  {line}\n")
+    for line in gate_lines(decision.gates):
+        sys.stdout.write(f"  {line}\n")
+
+
+def gate_lines(gates: Iterable[Arithmetic]) -> Iterator[str]:
+    """What was compared at each gate, in one line or more."""
+    known = tuple(gates)
+    width = max((len(gate.gate) for gate in known), default=0)
+    for gate in known:
+        yield from _lines(gate, width)
 
 
 def _lines(gate: Arithmetic, width: int) -> Iterator[str]:
@@ -55,3 +65,5 @@ def _lines(gate: Arithmetic, width: int) -> Iterator[str]:
         yield f"{'':<{width}}  to pass       {gate.in_favour}"
     if gate.clusters and is_counted:
         yield f"{'':<{width}}  {gate.clusters}"
+    if gate.for_reading and is_counted:
+        yield f"{'':<{width}}  for reading   {gate.for_reading}"

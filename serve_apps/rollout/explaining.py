@@ -14,10 +14,12 @@ from cluster.config import StrictModel
 from cluster.state import looks
 from cluster.state.tables import DecisionRow
 from serve_apps.rollout import finding_rollouts, propagation, quantities, records
+from serve_apps.rollout.for_reading import for_reading
 from serve_apps.rollout.gate_spec import Gate
 from serve_apps.rollout.judge.evidence import Evidence
 from serve_apps.rollout.judge.finding import Finding
 from serve_apps.rollout.judge.terms import Kind, Test
+from serve_apps.rollout.looks import Progress
 from serve_apps.rollout.propagation import Followed
 from serve_apps.rollout.questions import tests
 from serve_apps.rollout.recomputing import recompute
@@ -33,7 +35,7 @@ class Arithmetic(StrictModel):
 
     `log_e_worse` is to reach `log_worse_at` for a failure, `log_e_fine` `log_fine_at` for a pass; None where
     no e-value decides. `against` and `in_favour` say the same in words. `clusters`: how bad answers come in
-    clusters by caller, where they do.
+    clusters by caller, where they do. `for_reading`: what nothing is decided by.
     """
 
     gate: str
@@ -51,6 +53,7 @@ class Arithmetic(StrictModel):
     against: str
     in_favour: str
     clusters: str = ""
+    for_reading: str = ""
 
 
 class ExplainedDecision(StrictModel):
@@ -130,13 +133,12 @@ def _decision(
 
 def arithmetic(spec: RolloutSpec, look: Redone) -> tuple[Arithmetic, ...]:
     """The gates of a policy at one look."""
-    asked, known, findings = tests(spec), look.progress.evidence, look.outcome.findings
-    return tuple(
-        _gate(gate, asked.get(gate.name), known.get(gate.name), findings[gate.name]) for gate in spec.gates
-    )
+    asked, findings = tests(spec), look.outcome.findings
+    return tuple(_gate(gate, asked.get(gate.name), look.progress, findings[gate.name]) for gate in spec.gates)
 
 
-def _gate(gate: Gate, test: Test | None, evidence: Evidence | None, finding: Finding) -> Arithmetic:
+def _gate(gate: Gate, test: Test | None, progress: Progress, finding: Finding) -> Arithmetic:
+    evidence = progress.evidence.get(gate.name)
     common: dict[str, Any] = {
         "gate": gate.name,
         "verdict": finding.verdict.value,
@@ -162,6 +164,7 @@ def _gate(gate: Gate, test: Test | None, evidence: Evidence | None, finding: Fin
         against=_compared(finding.log_e_worse, worse_at, "alpha"),
         in_favour=_compared(finding.log_e_fine, fine_at, "beta"),
         clusters=_clusters(evidence.clusters.design_effect),
+        for_reading=for_reading(gate, test, progress),
     )
 
 

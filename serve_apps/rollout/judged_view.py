@@ -15,13 +15,14 @@ from cluster.state import looks, policies, tallies
 from cluster.state.tables import DecisionRow, RolloutRow
 from cluster.tally import FRESH, Tally
 from serve_apps.rollout import propagation, quantities, reading, records
+from serve_apps.rollout.for_reading import for_reading
 from serve_apps.rollout.gate_spec import Gate, Source
 from serve_apps.rollout.judge.finding import Finding, Verdict
 from serve_apps.rollout.look import Outcome
 from serve_apps.rollout.looks import Progress
 from serve_apps.rollout.metrics import METRICS
 from serve_apps.rollout.propagation import Routing
-from serve_apps.rollout.questions import is_tested
+from serve_apps.rollout.questions import is_tested, tests
 from serve_apps.rollout.spec import RolloutSpec, Step
 from serve_apps.rollout.states import ACTIVE, Phase, percent
 from serve_apps.rollout.units import written
@@ -50,7 +51,8 @@ class GateView(StrictModel):
 
     `measured` and `limit` in words, the numbers as the judge has them. `missing` answers of the candidate
     (pairs, for gates of pairs) take about `missing_s` seconds at this step's traffic. `compares`: False at
-    100%, for gates that compare with the baseline, of which nothing is left.
+    100%, for gates that compare with the baseline, of which nothing is left. `for_reading`: what nothing is
+    decided by.
     """
 
     gate: str
@@ -67,6 +69,7 @@ class GateView(StrictModel):
     high: float | None
     missing: int | None
     missing_s: float | None
+    for_reading: str
 
 
 class ShadowView(StrictModel):
@@ -197,7 +200,7 @@ def _gates(
     spec: RolloutSpec, outcome: Outcome | None, progress: Progress, counted: Iterable[Tally], weight: float
 ) -> Iterable[GateView]:
     findings: Mapping[str, Finding] = {} if outcome is None else outcome.findings
-    pairs = _pairs(counted)
+    pairs, asked = _pairs(counted), tests(spec)
     for gate in spec.gates:
         finding = findings.get(gate.name)
         missing = None if finding is None else finding.missing
@@ -216,6 +219,7 @@ def _gates(
             high=None if finding is None else finding.high,
             missing=missing,
             missing_s=_missing_s(gate, finding, progress, pairs) if missing and finding else None,
+            for_reading=for_reading(gate, asked[gate.name], progress) if gate.name in asked else "",
         )
 
 

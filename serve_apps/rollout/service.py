@@ -13,6 +13,7 @@ from cluster.registry import ModelStore
 from cluster.state import events, looks
 from cluster.state.tables import RolloutRow
 from serve_apps.rollout import beside, records
+from serve_apps.rollout.explaining import Arithmetic, arithmetic
 from serve_apps.rollout.machine import decide
 from serve_apps.rollout.recomputing import recompute
 from serve_apps.rollout.refolding import redo
@@ -45,8 +46,8 @@ class Applied(StrictModel):
 class Explanation(StrictModel):
     """A stored decision and what the same inputs give now; `agrees` when they are equal.
 
-    `looks`: how many looks led to it and were done again, of which `look` is the last, with its findings;
-    `differing` is the first of them that says something else now.
+    `looks`: how many looks led to it and were done again, of which `look` is the last, with its findings, and
+    `gates` their arithmetic; `differing` is the first of them that says something else now.
     """
 
     id: int
@@ -60,6 +61,7 @@ class Explanation(StrictModel):
     reason: str
     looks: int = 0
     look: dict[str, Any] | None = None
+    gates: tuple[Arithmetic, ...] = ()
     differing: int | None = None
 
 
@@ -139,6 +141,7 @@ class Rollouts:
             agrees=again.agrees and differing is None,
             looks=len(redone),
             look=redone[-1].outcome.model_dump(mode="json") if redone else None,
+            gates=arithmetic(spec, redone[-1]) if spec is not None and redone else (),
             differing=differing,
             actor=row.inputs.get("actor", ""),
             reason=row.inputs.get("reason", ""),

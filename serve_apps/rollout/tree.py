@@ -146,7 +146,8 @@ def _gate(gate: GateView, widths: Sequence[int], pen: Pen) -> Branch:
         return Branch(f"{head}  {gate.reason}")
     info = "  for information" if gate.severity == Severity.INFO.value else ""
     text = f"{head}  {samples:>{widths[2]}}  {shown:<{widths[3]}}  {limit:<{widths[4]}}{info}"
-    return Branch(f"{text}{_missing(gate, pen)}".rstrip())
+    below = [Branch(pen.paint(f"for reading: {gate.for_reading}", Tone.FAINT))] if gate.for_reading else []
+    return Branch(f"{text}{_missing(gate, pen)}".rstrip(), below)
 
 
 def _missing(gate: GateView, pen: Pen) -> str:

@@ -10,6 +10,7 @@ from typing import Self
 from cluster.config import StrictModel
 from cluster.traffic import HALF
 from serve_apps.rollout import quantities
+from serve_apps.rollout.forecast import copies
 from serve_apps.rollout.forecast.today import Today
 from serve_apps.rollout.gate_spec import Gate, Source
 from serve_apps.rollout.judge.blocks import MIN_TAIL
@@ -23,7 +24,8 @@ from serve_apps.rollout.spec import RolloutSpec, Step
 ASSUMED_RATE = 0.005
 """Of stable's answers that are bad, where nobody has counted them."""
 
-_ASSUMED = f"not counted yet: if {quantities.percent(ASSUMED_RATE)} of stable's are bad"
+_MOST = 0.9
+"""Where less of the copies than this are sent, the limit of a gateway is told."""
 
 
 class GateForecast(StrictModel):
@@ -96,8 +98,7 @@ class Setting:
         """What this gate, which is tested, would be judged by."""
         test, metric = tests(self.spec)[gate.name], METRICS[gate.metric or ""]
         if test.kind is Kind.PAIRED:
-            note = "if 1 in 10 pairs differs"
-            return Sample(test, Traffic(self._pairs(gate), self.weight), Baseline(), note)
+            return Sample(test, Traffic(self._pairs(gate), self.weight), Baseline(), self._of_pairs(gate))
         traffic = self._traffic()
         if gate.quantile is not None:
             sketch = self.today.sketches.get(metric.name)
@@ -139,11 +140,20 @@ class Setting:
 
     def _pairs(self, gate: Gate) -> float:
         if gate.source is Source.SHADOW:
-            shadow = self.spec.shadow
-            on = shadow is not None and shadow.is_on(self.weight)
-            return shadow.sample * self.per_second * (1 - self.weight / 100) if shadow and on else 0.0
+            return copies.sent(self._offered(), self.today.sketches.get("e2el"))
         questions = self.questions.get(gate.name, 0)
         return min(gate.sample or questions, questions) / gate.every.total_seconds()
+
+    def _offered(self) -> float:
+        """Copies a second that the policy asks for."""
+        shadow = self.spec.shadow
+        if shadow is None or not shadow.is_on(self.weight):
+            return 0.0
+        return shadow.sample * self.per_second * (1 - self.weight / 100)
+
+    def _of_pairs(self, gate: Gate) -> str:
+        is_short = gate.source is Source.SHADOW and self._pairs(gate) < _MOST * self._offered()
+        return f"if 1 in 10 pairs differs{', and one gateway copies' if is_short else ''}"
 
 
 def forecast_gate(setting: Setting, gate: Gate) -> GateForecast:

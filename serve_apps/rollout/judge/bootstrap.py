@@ -16,9 +16,9 @@ def interval(found: Differences, *, error: float, seed: int) -> tuple[float, flo
     Good for one look at the end. Raises IntegrityError where there is no pair.
     """
     values, numbers = (np.asarray(part) for part in zip(*([*found] or [(0.0, 0)]), strict=True))
-    pairs = int(numbers.sum())
+    pairs = round(numbers.sum())
     if pairs < 1:
         raise IntegrityError("There are no pairs to resample.", code="judge.pairs")
-    drawn = np.random.default_rng(seed).multinomial(pairs, numbers / pairs, size=RESAMPLES)
+    drawn = np.random.default_rng(seed).multinomial(pairs, numbers / numbers.sum(), size=RESAMPLES)
     low, high = np.quantile(drawn @ values / pairs, [error / 2, 1 - error / 2])
     return float(low), float(high)

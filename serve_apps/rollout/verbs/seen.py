@@ -101,7 +101,7 @@ def explain(
 
 
 def _explain_decision(store: ModelStore, decision: int, *, as_json: bool) -> None:
-    from serve_apps.rollout import wording
+    from serve_apps.rollout import explained_words, wording
     from serve_apps.rollout.service import Rollouts
 
     explanation = Rollouts(store).explain(decision)
@@ -116,6 +116,10 @@ def _explain_decision(store: ModelStore, decision: int, *, as_json: bool) -> Non
         output.emit(explanation.model_dump(mode="json"))
         return
     output.table(["what", "value"], wording.explanation_rows(explanation))
+    if explanation.gates:
+        typer.echo(f"\n{explained_words.COUNTED}")
+    for line in explained_words.gate_lines(explanation.gates):
+        typer.echo(line)
 
 
 def _explain_rollout(store: ModelStore, rollout: int, *, as_json: bool) -> None:

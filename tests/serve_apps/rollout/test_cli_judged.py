@@ -200,6 +200,29 @@ def test_explain_of_a_rollout_shows_the_arithmetic_and_fails_where_it_differs(
     assert "look 1" in said["error"]["message"]
 
 
+def test_explain_of_one_decision_shows_the_same_arithmetic(linnet, linnet_json, failed):
+    _, of_all = linnet_json("explain", "--rollout", failed)
+    last = of_all["decisions"][-1]
+    code, printed = linnet("explain", last["decision"])
+    assert code == 0
+    errors = last["gates"][0]
+    assert (
+        f"{errors['gate']}  fail          {errors['candidate']} against {errors['baseline']}" in printed.out
+    )
+    assert f"{errors['measured']}, at most 1.5x" in printed.out
+    assert f"to fail       {errors['against']}" in printed.out
+    assert f"to pass       {errors['in_favour']}" in printed.out
+    _, said = linnet_json("explain", last["decision"])
+    assert said["gates"] == last["gates"]
+    assert said["look"]["conclusion"]["gate"] == "error_rate max_ratio"
+
+
+def test_explain_of_a_persons_decision_has_no_gates(linnet, linnet_json):
+    linnet("start", "tiny:v2", "--weight", "10", "--yes")
+    assert "1/alpha" not in linnet("explain", "1")[1].out
+    assert linnet_json("explain", "1")[1]["gates"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "error"),
     [

@@ -78,6 +78,17 @@ def test_a_step_is_shown_with_its_hold_its_gateways_and_its_gates(judged, status
     assert any(line.startswith("├── waits for 41 s of 60 s are left to hold") for line in lines)
 
 
+def test_bands_of_a_quantile_are_below_its_gate(judged, status):
+    at_first_step(judged, 20)
+    found = status()
+    [gate] = [one for one in found.judged.gates if one.gate == "ttft p50 max_ratio"]
+    assert gate.for_reading.startswith("p50 by 95% bands: candidate ")
+    lines = tree(found)
+    [row] = [index for index, line in enumerate(lines) if "✔ ttft p50 max_ratio" in line]
+    assert lines[row + 1].endswith(f"for reading: {gate.for_reading}")
+    assert sum("for reading" in line for line in lines) == 1
+
+
 def test_what_is_missing_is_told_in_answers_and_in_seconds(judged, status):
     judged.errors.update(v1=0.04, v2=0.04)
     at_first_step(judged, 10)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from serve_apps.rollout.forecast.today import Share, Today
 from serve_apps.rollout.judge.sketch import Sketch
 from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.sketch import SketchBuilder
+from tests.serve_apps.rollout.judge.samples import sketch_of
 from tests.serve_apps.rollout.judged_world import QUICK
 
 WHOM = Rollout("tiny", "v2", "v1")
@@ -102,6 +105,16 @@ def test_shadow_pairs_come_from_stables_traffic_and_count_for_all_steps():
     assert only(first).per_second == pytest.approx(0.2 * 9.5)
     assert first.seconds > 0
     assert second.seconds == last.seconds == 0
+
+
+def test_a_gateway_has_few_copies_under_way():
+    pairs = {"metric": "refusal_rate", "source": "shadow", "max_increase": "5 points"}
+    slow = replace(TODAY, sketches={"e2el": sketch_of([4.0])})
+    given = spec(pairs, shadow={"sample": 0.2})
+    first = only(plan(given, slow).steps[0])
+    assert 0.3 < first.per_second < 2 / 4
+    assert first.seconds_to_pass > 3 * only(plan(given).steps[0]).seconds_to_pass
+    assert first.note == "if 1 in 10 pairs differs, and one gateway copies"
 
 
 def test_a_held_out_set_is_asked_in_rounds():
