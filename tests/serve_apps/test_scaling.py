@@ -115,6 +115,13 @@ def test_serves_own_form_of_a_policy():
     assert LoadPolicy()(context({}, replicas=(), target=0, woken=1.0)) == (1, {})
 
 
+def test_a_replica_that_does_not_know_what_rollouts_want_is_no_silent_one():
+    load = dict.fromkeys(("ongoing", "asked", "waiting", "kv_cache", "ttft_s"), {"a": 0.0, "b": 0.0})
+    assert LoadPolicy()(context(load)) == (0, {})
+    assert LoadPolicy()(context(load | {"needed": {"b": 3.0}})) == (3, {})
+    assert LoadPolicy()(context({name: of for name, of in load.items() if name != "asked"})) == (2, {})
+
+
 @pytest.mark.parametrize(("scaled_up_ago_s", "replicas"), [(None, 1), (60.0, 1), (1000.0, 0)])
 def test_a_first_replica_that_starts_is_not_taken_back_until_it_has_had_its_time(scaled_up_ago_s, replicas):
     starting = context({}, replicas=(), target=1, scaled_up_ago_s=scaled_up_ago_s)
