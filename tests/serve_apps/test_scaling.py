@@ -116,7 +116,7 @@ def test_serves_own_form_of_a_policy():
 
 
 def test_a_replica_that_does_not_know_what_rollouts_want_is_no_silent_one():
-    load = dict.fromkeys(("ongoing", "asked", "waiting", "kv_cache", "ttft_s"), {"a": 0.0, "b": 0.0})
+    load = {name: {"a": 0.0, "b": 0.0} for name in ("ongoing", "asked", "waiting", "kv_cache", "ttft_s")}
     assert LoadPolicy()(context(load)) == (0, {})
     assert LoadPolicy()(context(load | {"needed": {"b": 3.0}})) == (3, {})
     assert LoadPolicy()(context({name: of for name, of in load.items() if name != "asked"})) == (2, {})
