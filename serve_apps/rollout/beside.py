@@ -14,6 +14,7 @@ from cluster.state.tables import DecisionRow, ReplicaRow, RolloutRow
 from cluster.traffic import HALF
 from serve_apps.fresh import fresh
 from serve_apps.rollout import records
+from serve_apps.rollout.outside import replicas as outside
 from serve_apps.rollout.spec import Baseline
 from serve_apps.rollout.states import ACTIVE
 
@@ -27,9 +28,8 @@ def asked(session: Session, row: RolloutRow) -> Fresh | None:
     if spec is None or spec.baseline is not Baseline.FRESH:
         return None
     query = select(DecisionRow.inputs).where(DecisionRow.rollout_id == row.id, DecisionRow.seq == 1)
-    begun = session.scalars(query).first() or {"situation": {"replicas": {}}}
-    had = begun["situation"]["replicas"].get(row.stable, {}).get(ReplicaStatus.SERVING.value, 0)
-    return Fresh(since=row.started_at, others=max(1, had))
+    begun = session.scalars(query).first()
+    return Fresh(since=row.started_at, others=max(1, begun["situation"].get("stable_has", 0) if begun else 0))
 
 
 def needed(session: Session, model: str, version: str) -> int:
@@ -57,14 +57,16 @@ def read(session: Session, row: RolloutRow, wants: Fresh) -> tuple[int, str]:
     serving = {one.replica: one.started_at for one in stable if one.base is None}
     like = len(_serving(session, row.model, row.candidate))
     found = fresh(list(serving), serving, wants, like=like)
-    live = _live(session, row.model, row.stable)
-    return len(found), "" if found else why_none(live, wants.others, stable=row.stable)
+    if found:
+        return len(found), ""
+    there = outside.there(session, row.model, row.stable)
+    return 0, why_none(there, wants.others, stable=row.stable)
 
 
 def beforehand(session: Session, model: str, stable: str) -> str:
     """Why no fresh replica of `stable` would come, as far as that is known before a rollout; else empty."""
-    live = _live(session, model, stable)
-    return why_not(live, max(1, len(live)), stable=stable)
+    there = outside.there(session, model, stable)
+    return why_not(there, max(1, len(there)), stable=stable)
 
 
 def why_none(live: Sequence[ReplicaRow], others: int, *, stable: str) -> str:
@@ -93,10 +95,6 @@ def why_not(live: Sequence[ReplicaRow], others: int, *, stable: str) -> str:
     return ""
 
 
-def _live(session: Session, model: str, version: str) -> list[ReplicaRow]:
-    live = replicas.live(session, model)
-    return [row for row in live if row.version == version and row.status != ReplicaStatus.ASLEEP]
-
-
 def _serving(session: Session, model: str, version: str) -> list[ReplicaRow]:
-    return [row for row in _live(session, model, version) if row.status == ReplicaStatus.SERVING]
+    live = replicas.live(session, model)
+    return [row for row in live if row.version == version and row.status == ReplicaStatus.SERVING]
