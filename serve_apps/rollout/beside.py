@@ -35,7 +35,7 @@ def asked(session: Session, row: RolloutRow) -> Fresh | None:
 def needed(session: Session, model: str, version: str) -> int:
     """How many replicas the active rollout needs of its stable `version`: 0 where it asks for none.
 
-    Beside those that there were when it began, as many as the candidate has, while it gets less than half.
+    Beside those from before it began, as many as the candidate has, while it gets less than half.
     """
     query = select(RolloutRow).where(
         RolloutRow.model == model,
@@ -47,7 +47,8 @@ def needed(session: Session, model: str, version: str) -> int:
     wants = asked(session, row) if row is not None else None
     if row is None or wants is None:
         return 0
-    return wants.others + max(1, len(_serving(session, model, row.candidate)))
+    others = _others(outside.there(session, model, version), wants)
+    return others + max(1, len(_serving(session, model, row.candidate)))
 
 
 def read(session: Session, row: RolloutRow, wants: Fresh) -> tuple[int, str]:
@@ -60,7 +61,7 @@ def read(session: Session, row: RolloutRow, wants: Fresh) -> tuple[int, str]:
     if found:
         return len(found), ""
     there = outside.there(session, row.model, row.stable)
-    return 0, why_none(there, wants.others, stable=row.stable)
+    return 0, why_none(there, _others(there, wants), stable=row.stable)
 
 
 def beforehand(session: Session, model: str, stable: str) -> str:
@@ -93,6 +94,11 @@ def why_not(live: Sequence[ReplicaRow], others: int, *, stable: str) -> str:
     if most <= others:
         return f"{stable} has {others} of at most {most} replicas: raise `max_replicas` to {others + 1}"
     return ""
+
+
+def _others(there: Sequence[ReplicaRow], wants: Fresh) -> int:
+    # One that was on its way when the rollout began is not fresh, nor did it serve then.
+    return max(wants.others, sum(row.base is None and row.started_at <= wants.since for row in there))
 
 
 def _serving(session: Session, model: str, version: str) -> list[ReplicaRow]:

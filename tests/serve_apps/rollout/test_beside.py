@@ -221,6 +221,30 @@ def test_one_that_was_killed_before_it_began_is_none_of_those_that_there_were(st
     assert needed(store) == 2
 
 
+def test_one_that_was_on_its_way_when_it_began_is_no_fresh_one_and_another_is_needed(store):
+    world.outlast_the_test(store)
+    put(store, "v1#1")
+    put(store, "v1#2", started_s_ago=30, seen_s_ago=30, status=ReplicaStatus.LOADING)
+    rollout = begun_as_it_is(store)
+    assert needed(store) == 3
+    full = "v1 has 2 of at most 2 replicas: raise `max_replicas` to 3"
+    assert state(store, rollout)[1] == (0, full)
+    put(store, "v1#2", started_s_ago=30)
+    assert (needed(store), state(store, rollout)[1]) == (3, (0, full))
+    put(store, "v1#3", started_s_ago=0, most=3)
+    assert (needed(store), state(store, rollout)[1]) == (3, (1, ""))
+
+
+def test_those_of_before_may_be_fewer_by_now_and_are_needed_all_the_same(store):
+    world.outlast_the_test(store)
+    put(store, "v1#1")
+    put(store, "v1#2")
+    begun_as_it_is(store)
+    with store.database.transaction() as session:
+        replicas.forget(session, "v1#2")
+    assert needed(store) == 3
+
+
 def test_a_declared_rollout_that_will_hold_is_begun_and_says_so(store, caplog):
     detailed(store, "v1", {MOST: 1})
     assert declared.begin(store, MODEL, FRESH) is not None
