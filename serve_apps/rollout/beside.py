@@ -37,28 +37,22 @@ def needed(session: Session, model: str, version: str) -> int:
 
     Beside those from before it began, as many as the candidate has, while it gets less than half.
     """
-    query = select(RolloutRow).where(
-        RolloutRow.model == model,
-        RolloutRow.stable == version,
-        RolloutRow.phase.in_([phase.value for phase in ACTIVE]),
-        RolloutRow.weight < HALF,
-    )
-    row = session.scalars(query).first()
-    wants = asked(session, row) if row is not None else None
+    row, wants = _asking(session, model, version)
     if row is None or wants is None:
         return 0
     others = _others(outside.there(session, model, version), wants)
     return others + max(1, len(_serving(session, model, row.candidate)))
 
 
+def reserved(session: Session, model: str, version: str) -> frozenset[str]:
+    """The replicas of `version` that are kept for the active rollout's comparison."""
+    row, wants = _asking(session, model, version)
+    return frozenset() if row is None or wants is None else _fresh(session, row, wants)
+
+
 def read(session: Session, row: RolloutRow, wants: Fresh) -> tuple[int, str]:
     """How many fresh replicas of stable serve, and why none does: empty where one does."""
-    stable = _serving(session, row.model, row.stable)
-    # Adapters share their replicas, so none of those is there for one of them.
-    serving = {one.replica: one.started_at for one in stable if one.base is None}
-    like = len(_serving(session, row.model, row.candidate))
-    found = fresh(list(serving), serving, wants, like=like)
-    if found:
+    if found := _fresh(session, row, wants):
         return len(found), ""
     there = outside.there(session, row.model, row.stable)
     return 0, why_none(there, _others(there, wants), stable=row.stable)
@@ -94,6 +88,25 @@ def why_not(live: Sequence[ReplicaRow], others: int, *, stable: str) -> str:
     if most <= others:
         return f"{stable} has {others} of at most {most} replicas: raise `max_replicas` to {others + 1}"
     return ""
+
+
+def _asking(session: Session, model: str, version: str) -> tuple[RolloutRow | None, Fresh | None]:
+    query = select(RolloutRow).where(
+        RolloutRow.model == model,
+        RolloutRow.stable == version,
+        RolloutRow.phase.in_([phase.value for phase in ACTIVE]),
+        RolloutRow.weight < HALF,
+    )
+    row = session.scalars(query).first()
+    return row, asked(session, row) if row is not None else None
+
+
+def _fresh(session: Session, row: RolloutRow, wants: Fresh) -> frozenset[str]:
+    stable = _serving(session, row.model, row.stable)
+    # Adapters share their replicas, so none of those is there for one of them.
+    serving = {one.replica: one.started_at for one in stable if one.base is None}
+    like = len(_serving(session, row.model, row.candidate))
+    return fresh(list(serving), serving, wants, like=like)
 
 
 def _others(there: Sequence[ReplicaRow], wants: Fresh) -> int:

@@ -30,6 +30,11 @@ def begun(store, spec=FRESH):
     return judged, judged.begin(spec).rollout_id
 
 
+def reserved(store, version="v1"):
+    with store.database.snapshot() as session:
+        return beside.reserved(session, MODEL, version)
+
+
 def state(store, rollout):
     with store.database.snapshot() as session:
         row = session.get(RolloutRow, rollout)
@@ -41,6 +46,7 @@ def test_where_all_of_stable_is_the_baseline_nothing_is_asked_for(store):
     _, rollout = begun(store, QUICK)
     assert state(store, rollout) == (None, None)
     assert needed(store) == 0
+    assert reserved(store) == set()
 
 
 def test_one_more_than_at_the_beginning_is_needed_or_as_many_as_the_candidate_has(store):
@@ -233,6 +239,8 @@ def test_one_that_was_on_its_way_when_it_began_is_no_fresh_one_and_another_is_ne
     assert (needed(store), state(store, rollout)[1]) == (3, (0, full))
     put(store, "v1#3", started_s_ago=0, most=3)
     assert (needed(store), state(store, rollout)[1]) == (3, (1, ""))
+    assert reserved(store) == {"v1#3"}
+    assert reserved(store, "v2") == set()
 
 
 def test_those_of_before_may_be_fewer_by_now_and_are_needed_all_the_same(store):
