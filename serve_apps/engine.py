@@ -36,7 +36,7 @@ from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
 from serve_apps.replica_door import GatewayOnly
 from serve_apps.replica_rows import NOT_WRITTEN, ReplicaRows
-from serve_apps.rollout.beside import MOST, needed
+from serve_apps.rollout.beside import MOST, needed, reserved
 from serve_apps.rollout.keeping import is_kept
 from serve_apps.version_args import VersionArgs
 
@@ -240,6 +240,7 @@ class VersionServer(LLMServer):
         with self._store.database.snapshot() as session:
             self._load.kept = is_kept(session, model, version, utc_now())
             self._load.needed = needed(session, model, version)
+            self._load.reserved = self._rows.replica in reserved(session, model, version)
 
     async def _renew(self) -> None:
         while True:

@@ -15,7 +15,7 @@ class EngineLoad:
 
     `ongoing` counts the requests under way: an engine without any takes no steps, so that what it
     said last would stand for ever. `kept`: the version must be able to take all of the traffic.
-    `needed`: how many replicas of it a rollout needs at least.
+    `needed`: how many replicas of it a rollout needs at least; `reserved`: this one is for its comparison.
     """
 
     def __init__(self, ongoing: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
@@ -23,6 +23,7 @@ class EngineLoad:
         self._clock = clock
         self.kept = False
         self.needed = 0
+        self.reserved = False
         self._asked = 0
         self._waiting = 0
         self._kv_cache = 0.0
@@ -58,4 +59,5 @@ class EngineLoad:
             "ttft_s": sum(recent) / len(recent) if recent else 0.0,
             "kept": float(self.kept),
             "needed": float(self.needed),
+            "reserved": float(self.reserved),
         }

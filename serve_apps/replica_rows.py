@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -12,7 +13,8 @@ from cluster.errors import LinnetError
 from cluster.refs import VersionRef
 from cluster.state import replicas
 from cluster.state.database import Database
-from cluster.state.replicas import ReplicaStatus
+from cluster.state.replicas import ReplicaStatus, Word
+from cluster.state.tables import utc_now
 
 NOT_WRITTEN = (LinnetError, SQLAlchemyError)
 """What a database raises that does not answer, or takes no writes."""
@@ -25,9 +27,12 @@ class ReplicaRows:
         self._database = database
         self.replica = replica
         self._own = own
+        self._words: dict[str, Word] = {}
 
     async def report(self, version: str, status: ReplicaStatus, detail: dict[str, Any] | None = None) -> None:
-        """Write or renew the row of a version."""
+        """Write or renew the row of a version; what cannot be written is remembered for the next renewal."""
+        before = self._words.get(version) or Word(utc_now())
+        self._words[version] = before if detail is None else replace(before, detail=detail)
         await asyncio.to_thread(self._report, version, status, detail)
 
     async def renew(self, statuses: Mapping[str, ReplicaStatus], detail: Mapping[str, Any]) -> None:
@@ -36,6 +41,7 @@ class ReplicaRows:
 
     async def forget(self, version: str) -> None:
         """The replica serves this adapter no longer."""
+        self._words.pop(version, None)
         await asyncio.to_thread(self._forget, version)
 
     async def forget_all(self) -> None:
@@ -53,6 +59,7 @@ class ReplicaRows:
                 base=own.version if version != own.version else None,
                 status=status,
                 detail=detail,
+                started_at=self._words[version].started_at,
             )
 
     def _renew(self, statuses: Mapping[str, ReplicaStatus], detail: Mapping[str, Any]) -> None:
@@ -65,6 +72,7 @@ class ReplicaRows:
                 own=own.version,
                 statuses=statuses,
                 detail=detail,
+                words=self._words,
             )
 
     def _forget(self, version: str) -> None:

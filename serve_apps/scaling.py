@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class Load:
     """One replica, in means over Serve's `look_back_period_s`; `asked` is not 0 where any request came.
 
     Nor is `kept` where a rollout may have the version take all of the traffic at once; `needed` is how many
-    replicas of it one compares its candidate with and lets serve, in all.
+    replicas of it one compares its candidate with and lets serve, in all; `reserved` is 1 for one of
+    the former, which gets a part of the traffic as large as the candidate's and no more.
     """
 
     ongoing: float
@@ -36,6 +37,7 @@ class Load:
     ttft_s: float
     kept: float = 0.0
     needed: float = 0.0
+    reserved: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,11 @@ def wanted(loads: Sequence[Load], running: int, target: int, goals: Goals, *, he
 
     One more than there are where any is overloaded, and at least one while requests came lately or
     the first one is `held` to. Where some have not told their load, no fewer than were wanted last:
-    no data is no sign of idleness. Nor fewer of what a rollout keeps, or than it needs.
+    no data is no sign of idleness. Nor fewer of what a rollout keeps, or than it needs; those that are
+    reserved for one are wanted beside those that the other requests are for.
     """
-    by_requests = math.ceil(sum(load.ongoing for load in loads) / goals.requests)
+    by_requests = math.ceil(sum(load.ongoing * (1.0 - load.reserved) for load in loads) / goals.requests)
+    by_requests += round(sum(load.reserved for load in loads))
     if held or any(load.asked > 0 for load in loads):
         by_requests = max(by_requests, 1)
     if any(_is_overloaded(load, goals) for load in loads):
@@ -113,12 +117,12 @@ def _starts(context: AutoscalingContext) -> bool:
 
 
 def _loads(context: AutoscalingContext) -> list[Load]:
+    """Of the replicas that have told; one of an older version of this code tells less."""
     told = context.aggregated_metrics or {}
-    columns = [
-        told.get(name, {}) for name in ("ongoing", "asked", "waiting", "kv_cache", "ttft_s", "kept", "needed")
-    ]
+    columns = {field.name: told.get(field.name, {}) for field in fields(Load)}
+    must = [columns[field.name] for field in fields(Load) if field.default is MISSING]
     return [
-        Load(*(column[replica] for column in columns))
+        Load(**{name: column[replica] for name, column in columns.items() if replica in column})
         for replica in context.running_replicas
-        if all(replica in column for column in columns)
+        if all(replica in column for column in must)
     ]

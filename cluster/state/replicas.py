@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -35,6 +36,14 @@ class ReplicaStatus(StrEnum):
     """Of an adapter whose replica has stopped in good order: listed for the lease, served by nobody."""
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a replica has said of a version, whether it was written or not: since when, and its detail."""
+
+    started_at: datetime
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
 def report(
     session: Session,
     *,
@@ -44,13 +53,22 @@ def report(
     status: ReplicaStatus,
     detail: dict[str, Any] | None = None,
     base: str | None = None,
+    started_at: datetime | None = None,
 ) -> None:
-    """Write or renew a replica's row for a version; `base` is its own one where this is an adapter."""
+    """Write or renew a replica's row for a version; `base` is its own one where this is an adapter.
+
+    A new row says that it `started_at` that time, or now.
+    """
     row = session.get(ReplicaRow, (replica, version))
     if row is None:
         _forget_long_lost(session)
         row = ReplicaRow(
-            replica=replica, model=model, version=version, base=base, started_at=utc_now(), detail={}
+            replica=replica,
+            model=model,
+            version=version,
+            base=base,
+            started_at=started_at or utc_now(),
+            detail={},
         )
         session.add(row)
     row.status, row.seen_at = status.value, utc_now()
@@ -67,16 +85,19 @@ def renew(
     own: str,
     statuses: Mapping[str, ReplicaStatus],
     detail: Mapping[str, Any],
+    words: Mapping[str, Word],
 ) -> None:
     """Renew all that a replica says, whose own version is `own`: one read and one write for its rows.
 
-    One that is missing, because it could not be written before, is written. `detail` is laid over that of
-    each row.
+    What could not be written before is written now: the last of its `words` on each version, and rows that
+    are missing, as old as they would be. `detail` is laid over that of each row.
     """
     query, now = select(ReplicaRow).where(ReplicaRow.replica == replica), utc_now()
+    details = {name: {**words[name].detail, **detail} if name in words else detail for name in statuses}
     rows = {row.version: row for row in session.scalars(query) if row.version in statuses}
     for version, row in rows.items():
-        row.status, row.seen_at, row.detail = statuses[version].value, now, {**row.detail, **detail}
+        row.status, row.seen_at = statuses[version].value, now
+        row.detail = {**row.detail, **details[version]}
     for version in statuses.keys() - rows.keys():
         base = own if version != own else None
         report(
@@ -86,7 +107,8 @@ def renew(
             version=version,
             status=statuses[version],
             base=base,
-            detail=dict(detail),
+            detail=dict(details[version]),
+            started_at=words[version].started_at if version in words else now,
         )
 
 

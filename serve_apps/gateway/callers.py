@@ -19,7 +19,7 @@ class Callers:
 
     def __init__(self) -> None:
         self._minute = 0
-        self._seen: dict[str, dict[str, int]] = {}
+        self._seen: dict[bytes, dict[str, int]] = {}
 
     def at(self, moment: datetime) -> None:
         """A request began then. One that ends late counts among those that end with it."""
@@ -27,10 +27,10 @@ class Callers:
         if minute > self._minute:
             self._minute, self._seen = minute, {}
 
-    def count(self, caller: str, names: Sequence[str], counts: Counter[str]) -> None:
-        """Add to `counts` the pairs that it makes with what was counted of this caller before; '' has none.
+    def count(self, caller: bytes, names: Sequence[str], counts: Counter[str]) -> None:
+        """Add to `counts` the pairs that it makes with what was counted of this caller before.
 
-        A caller's n-th makes n - 1 more of them, in either order.
+        A caller's n-th makes n - 1 more of them, in either order; an empty `caller` has none.
         """
         if not caller:
             return

@@ -78,6 +78,20 @@ class FreshCache(Follower):
         self._started = {row.replica: row.started_at for row in rows}
 
 
+def kept_apart(
+    choice: Choice,
+    running: Collection[str],
+    standbys: frozenset[str],
+    fresh: frozenset[str],
+    is_full: Callable[[str], bool],
+) -> frozenset[str]:
+    """The `fresh` replicas, as long as those that the request is for have room for it; else fewer or none."""
+    if choice.second_slice:
+        return frozenset(name for name in fresh if not is_full(name))
+    others = [name for name in running if name not in standbys and name not in fresh]
+    return _NONE if all(map(is_full, others)) else fresh
+
+
 def spares(
     choice: Choice, running: Collection[str], standbys: frozenset[str], fresh: frozenset[str]
 ) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -33,14 +34,14 @@ class Choice:
     """The version that answers; two that name the same are equal, however they came about.
 
     `judged_by` is the policy that decided it, where the answer counts for a judged rollout: not for a pin,
-    and not for whoever the rollout does not match. `caller` is then the key that the split went by, empty
-    where the caller gave none. `second_slice`: it is for stable's fresh replicas.
+    and not for whoever the rollout does not match. `caller` is then the digest of the key that the split went
+    by, empty where the caller gave none. `second_slice`: it is for stable's fresh replicas.
     """
 
     model: str
     version: str
     judged_by: TrafficPolicy | None = field(default=None, compare=False, repr=False)
-    caller: str = field(default="", compare=False, repr=False)
+    caller: bytes = field(default=b"", compare=False, repr=False)
     second_slice: bool = field(default=False, compare=False)
 
 
@@ -98,7 +99,8 @@ def _split(policy: TrafficPolicy, headers: RawHeaders, user: str | None) -> Choi
     if not is_matched(policy.judging, headers, key):
         return Choice(policy.model, policy.stable)
     sent_by = key or _nobodys_key()
-    return Choice(policy.model, route(policy, sent_by), policy, key, is_in_second_slice(policy, sent_by))
+    caller = _digest(key) if key else b""
+    return Choice(policy.model, route(policy, sent_by), policy, caller, is_in_second_slice(policy, sent_by))
 
 
 def is_matched(judging: Judging, headers: RawHeaders, key: str) -> bool:
@@ -135,6 +137,11 @@ def bearer(headers: RawHeaders) -> str:
     """The API key in Authorization; empty without one."""
     scheme, _, token = _text(_first(headers, b"authorization")).partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _digest(key: str) -> bytes:
+    # A key may be as long as a body, and callers are kept by the ten thousand.
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
 def _nobodys_key() -> str:

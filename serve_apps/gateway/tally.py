@@ -22,8 +22,8 @@ class Finished:
     `counted_as`: the version that it was for, or `fresh:VERSION`. `prompt_tokens` are about as many as its
     body holds, whatever the answer says of them, so that it falls into the same stratum whichever version
     answers. `spoke`: the answer had text, or called a tool. `mean_logprob`: of the answer's tokens, where
-    the caller asked for them. `caller`: the key that the split went by; a request without one is its own
-    caller. `new_replica`: it was among the first requests of its replica.
+    the caller asked for them. `caller`: the digest of the key that the split went by; a request without one
+    is its own caller. `new_replica`: it was among the first requests of its replica.
     """
 
     row: Observation
@@ -31,7 +31,7 @@ class Finished:
     prompt_tokens: int
     spoke: bool
     mean_logprob: float | None = None
-    caller: str = field(default="", repr=False)
+    caller: bytes = field(default=b"", repr=False)
     new_replica: bool = False
 
 
@@ -41,7 +41,7 @@ class LookedAt:
 
     counted_as: str
     found: Mapping[str, bool]
-    caller: str = field(default="", repr=False)
+    caller: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class TallyBuilder:
             events.append("json_texts")
         self._count(seen.counted_as, seen.caller, events)
 
-    def _count(self, version: str, caller: str, events: Sequence[str]) -> None:
+    def _count(self, version: str, caller: bytes, events: Sequence[str]) -> None:
         counts = self._counts[version]
         for event in events:
             counts[event] += 1

@@ -22,7 +22,7 @@ from serve_apps.gateway.config import GatewayConfig
 from serve_apps.gateway.connections import watched_socket
 from serve_apps.gateway.directory import Replica, ReplicaDirectory
 from serve_apps.gateway.events import EventFramer
-from serve_apps.gateway.fresh_replicas import FreshOf, none_fresh, spares
+from serve_apps.gateway.fresh_replicas import FreshOf, kept_apart, none_fresh, spares
 from serve_apps.gateway.headers import returned
 from serve_apps.gateway.metrics import GatewayMetrics
 from serve_apps.gateway.observation import Notes
@@ -275,11 +275,13 @@ class Upstream:
     def _spares(self, choice: Choice, running: Sequence[Replica]) -> frozenset[str]:
         standbys = self._standbys(choice.model, choice.version)
         fresh = self._fresh(choice.model, choice.version)
-        if choice.second_slice:
-            # Fresh replicas that have all they can do get no more, while others have room.
-            limit = self._config.max_in_flight_per_replica
-            fresh = frozenset(name for name in fresh if self._balancer.in_flight(name) < limit)
-        return spares(choice, [replica.id for replica in running], standbys, fresh)
+        names = [replica.id for replica in running]
+        if fresh:
+            fresh = kept_apart(choice, names, standbys, fresh, self._is_full)
+        return spares(choice, names, standbys, fresh)
+
+    def _is_full(self, replica_id: str) -> bool:
+        return self._balancer.in_flight(replica_id) >= self._config.max_in_flight_per_replica
 
     async def _attempt(self, call: Call, replica: Replica) -> Answer | Refusal | Failure:
         outcome: Answer | Refusal | Failure | None = None

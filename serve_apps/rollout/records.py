@@ -11,15 +11,17 @@ from sqlalchemy.orm import Session
 from cluster.state import aliases, events, policies, replicas
 from cluster.state.tables import DecisionRow, EventRow, RolloutRow, utc_now
 from serve_apps.rollout.gate_spec import STORED
+from serve_apps.rollout.outside import replicas as outside
 from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.rollout.states import ACTIVE, Command, Decision, Phase, Reason, RolloutState, Situation
 
 
 def read_situation(session: Session, model: str) -> Situation:
     """What the database says of `model`; which versions read prompts alike is not its business."""
+    policy = policies.get(session, model)
     return Situation(
         model=model,
-        policy=policies.get(session, model),
+        policy=policy,
         aliases=aliases.of_model(session, model),
         active=_newest(session, model, RolloutRow.phase.in_([phase.value for phase in ACTIVE])),
         last_change=_newest(
@@ -29,6 +31,7 @@ def read_situation(session: Session, model: str) -> Situation:
         ),
         replicas=live_replicas(session, model),
         refusals=newest_refusals(session, model),
+        stable_has=_serving_now(session, model, policy.stable) if policy else 0,
     )
 
 
@@ -38,6 +41,11 @@ def live_replicas(session: Session, model: str) -> dict[str, dict[str, int]]:
     for row in replicas.live(session, model):
         by_version.setdefault(row.version, Counter())[row.status] += 1
     return {version: dict(counts) for version, counts in by_version.items()}
+
+
+def _serving_now(session: Session, model: str, version: str) -> int:
+    rows = outside.there(session, model, version)
+    return sum(row.status == replicas.ReplicaStatus.SERVING for row in rows)
 
 
 def newest_refusals(session: Session, model: str) -> dict[str, str]:

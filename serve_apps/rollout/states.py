@@ -182,7 +182,8 @@ class Situation(StrictModel):
 
     `aliases` maps alias to version; `replicas` version to live replicas by status; `refusals`
     version to the newest reason why a replica of it was refused; `prompting` holds the
-    versions that a start compares. `last_change` is the newest rollout that moved `@stable`.
+    versions that a start compares. `last_change` is the newest rollout that moved `@stable`. `stable_has` so
+    many serving replicas without those that were killed just before, whose rows are `replicas` still.
     """
 
     model: str
@@ -193,6 +194,7 @@ class Situation(StrictModel):
     replicas: dict[str, dict[str, int]] = Field(default_factory=dict)
     refusals: dict[str, str] = Field(default_factory=dict)
     prompting: dict[str, Prompting] = Field(default_factory=dict)
+    stable_has: int = 0
 
     def serving(self, version: str) -> int:
         """Replicas of `version` that have proven themselves and take traffic."""

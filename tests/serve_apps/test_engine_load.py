@@ -27,6 +27,7 @@ def test_the_last_step_counts_and_recent_first_tokens_are_averaged():
         "ttft_s": stats["ttft_s"],
         "kept": 0.0,
         "needed": 0.0,
+        "reserved": 0.0,
     }
     assert abs(stats["ttft_s"] - 0.3) < 1e-9
 
@@ -39,8 +40,9 @@ def test_an_engine_without_requests_is_idle_whatever_it_said_last():
 
 def test_what_a_rollout_keeps_is_told():
     load = EngineLoad(lambda: 0)
-    load.kept, load.needed = True, 3
-    assert (load.stats()["kept"], load.stats()["needed"]) == (1.0, 3.0)
+    load.kept, load.needed, load.reserved = True, 3, True
+    told = load.stats()
+    assert (told["kept"], told["needed"], told["reserved"]) == (1.0, 3.0, 1.0)
 
 
 def test_requests_are_told_once():

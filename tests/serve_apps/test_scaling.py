@@ -72,6 +72,13 @@ def test_one_more_than_runs_is_wanted_for_a_rollout_once_and_no_more():
     assert wanted([idle, idle, idle], 3, 3, GOALS) == 3
 
 
+def test_one_that_is_reserved_for_a_rollout_is_wanted_beside_those_that_the_load_needs():
+    busy, fresh = replace(IDLE, ongoing=18, needed=2.0), replace(IDLE, ongoing=2, needed=2.0, reserved=1.0)
+    assert wanted([busy, fresh], 2, 2, GOALS) == 3
+    assert wanted([replace(busy, ongoing=9), fresh], 2, 2, GOALS) == 2
+    assert wanted([replace(busy, ongoing=9), replace(fresh, ongoing=9)], 2, 2, GOALS) == 2
+
+
 @given(st.lists(loads, min_size=1, max_size=5), loads)
 def test_more_load_never_makes_fewer(told, more):
     before = wanted(told, len(told) + 1, 0, GOALS)
@@ -113,6 +120,13 @@ def test_serves_own_form_of_a_policy():
     assert LoadPolicy()(context(None)) == (2, {})
     assert LoadPolicy()(context({}, replicas=(), target=0)) == (0, {})
     assert LoadPolicy()(context({}, replicas=(), target=0, woken=1.0)) == (1, {})
+
+
+def test_a_replica_that_does_not_know_what_rollouts_want_is_no_silent_one():
+    load = {name: {"a": 0.0, "b": 0.0} for name in ("ongoing", "asked", "waiting", "kv_cache", "ttft_s")}
+    assert LoadPolicy()(context(load)) == (0, {})
+    assert LoadPolicy()(context(load | {"needed": {"b": 3.0}})) == (3, {})
+    assert LoadPolicy()(context({name: of for name, of in load.items() if name != "asked"})) == (2, {})
 
 
 @pytest.mark.parametrize(("scaled_up_ago_s", "replicas"), [(None, 1), (60.0, 1), (1000.0, 0)])

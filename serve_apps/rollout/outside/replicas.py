@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
 from cluster.config import StrictModel
 from cluster.state import losses, replicas
 from cluster.state.replicas import ReplicaStatus
-from cluster.state.tables import ReplicaRow
+from cluster.state.tables import ReplicaRow, utc_now
+
+LATELY = timedelta(seconds=25)
+"""Two renewals and a little: a replica that serves and says nothing for longer may have been killed."""
 
 
 class ReplicaReading(StrictModel):
@@ -39,6 +42,19 @@ def read(session: Session, model: str, version: str, since: datetime) -> Replica
         serving=sum(_serves(row) for row in rows),
         memory=_largest(rows),
     )
+
+
+def there(session: Session, model: str, version: str) -> list[ReplicaRow]:
+    """Rows of replicas that serve or are on the way: not those that were killed, whose lease still runs."""
+    rows = [row for row in replicas.live(session, model) if row.version == version and _is_there(row)]
+    lost = losses.known(session, [row.replica for row in rows])
+    return [row for row in rows if row.replica not in lost]
+
+
+def _is_there(row: ReplicaRow) -> bool:
+    # One that loads does not renew its row.
+    is_silent = row.status == ReplicaStatus.SERVING and row.seen_at < utc_now() - LATELY
+    return row.status != ReplicaStatus.ASLEEP and not is_silent
 
 
 def memory(session: Session, model: str, version: str) -> int | None:

@@ -94,7 +94,9 @@ def test_all_rows_of_a_replica_are_renewed_by_one_statement(database):
 
     event.listen(database._engine, "before_cursor_execute", count)
     with database.transaction() as session:
-        replicas.renew(session, replica="a", model="m", own="v1", statuses=statuses, detail={"x": 1})
+        replicas.renew(
+            session, replica="a", model="m", own="v1", statuses=statuses, detail={"x": 1}, words={}
+        )
     assert len(updates) == 1
     with database.snapshot() as session:
         stale = {row.version for row in replicas.everything(session) if replicas.is_stale(row)}
@@ -114,6 +116,7 @@ def test_a_renewal_writes_what_could_not_be_written_before(database):
             own="v1",
             statuses=dict.fromkeys(["v1", "v2", "v3"], ReplicaStatus.SERVING),
             detail={replicas.MEMORY: 7},
+            words={},
         )
     with database.snapshot() as session:
         found = [(row.version, row.base, row.status) for row in replicas.live(session)]

@@ -15,7 +15,7 @@ from serve_apps.gateway.tally import Finished, LookedAt
 from tests.serve_apps.gateway.test_tally import observation, tally
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-ASKED = st.lists(st.tuples(st.sampled_from(["ada", "kim", "lea", ""]), st.booleans()), max_size=40)
+ASKED = st.lists(st.tuples(st.sampled_from([b"ada", b"kim", b"lea", b""]), st.booleans()), max_size=40)
 
 
 def pairs(asked) -> dict[str, int]:
@@ -52,7 +52,7 @@ def test_texts_make_pairs_of_what_was_found_in_them():
         {"refusal": True, "invalid_json": True},
         {"refusal": False, "invalid_json": False},
     ]
-    found = tally([LookedAt("v1", each, "ada") for each in texts]).versions["v1"].counts
+    found = tally([LookedAt("v1", each, b"ada") for each in texts]).versions["v1"].counts
     assert found == {
         "texts": 3,
         "refusal": 2,
@@ -67,19 +67,19 @@ def test_texts_make_pairs_of_what_was_found_in_them():
 def test_another_version_and_another_minute_have_callers_of_their_own():
     at = [NOON, NOON + timedelta(seconds=59), NOON + timedelta(seconds=60)]
     rows = [observation(at=moment) for moment in at] + [observation("v2", at=NOON)]
-    found = tally([Finished(row, row.version, 5, True, caller="ada") for row in rows])
+    found = tally([Finished(row, row.version, 5, True, caller=b"ada") for row in rows])
     assert [found.versions[name].counts.get("pairs_requests", 0) for name in ("v1", "v2")] == [2, 0]
 
 
 def test_one_that_ends_late_begins_no_minute_anew():
     at = [NOON + timedelta(seconds=60), NOON, NOON + timedelta(seconds=61)]
-    found = tally([Finished(observation(at=moment), "v1", 5, True, caller="ada") for moment in at])
+    found = tally([Finished(observation(at=moment), "v1", 5, True, caller=b"ada") for moment in at])
     assert found.versions["v1"].counts["pairs_requests"] == 6
 
 
 def test_callers_beyond_what_is_kept_count_as_single(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(callers, "MOST", 2)
     seen, counts = Callers(), Counter()
-    for caller in ("ada", "kim", "lea", "lea", "kim"):
+    for caller in (b"ada", b"kim", b"lea", b"lea", b"kim"):
         seen.count(caller, ["requests"], counts)
     assert counts == {"pairs_requests": 2}

@@ -14,7 +14,7 @@ from cluster.state import replicas
 from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import ReplicaRow, utc_now
 from cluster.traffic import TrafficPolicy, is_in_second_slice, route
-from serve_apps.gateway.fresh_replicas import FreshCache, counted_as, none_fresh, spares
+from serve_apps.gateway.fresh_replicas import FreshCache, counted_as, kept_apart, none_fresh, spares
 from serve_apps.gateway.selection import Choice
 from tests.serve_apps.gateway.servers import TableDirectory, eventually
 
@@ -109,6 +109,21 @@ def test_each_replica_is_kept_for_one_slice_or_the_other(running, standbys, fres
         assert beside == others == standbys
 
 
+@given(NAMES, NAMES, NAMES, NAMES, st.booleans())
+def test_whoever_has_room_for_a_request_gets_it_rather_than_one_that_has_none(
+    running, standbys, fresh, full, second
+):
+    fresh &= running
+    choice = Choice("m", "v1", second_slice=second)
+    kept = kept_apart(choice, running, standbys, fresh, full.__contains__)
+    first = running - spares(choice, running, standbys, kept)
+    own = (fresh if second else running - fresh) - standbys
+    if own - full:
+        assert first == own - full if second else first == own
+    elif fresh:
+        assert first >= running - standbys - full
+
+
 def test_the_rest_of_stable_is_counted_under_its_own_name():
     ten, half = policy(10), policy(50)
     compared, rest = Choice("m", "v1", ten, second_slice=True), Choice("m", "v1", ten)
@@ -174,19 +189,21 @@ def test_where_no_fresh_one_answers_the_others_do_and_none_is_lost(beside):
     assert stack.tally().versions["fresh:v1"].counts["requests"] == 20
 
 
-def test_a_fresh_replica_with_all_it_can_do_gets_no_more(launch, database):
+@pytest.mark.parametrize(("busy", "slice_"), [("new", "beside"), ("old", "rest")])
+def test_a_replica_with_all_it_can_do_gets_no_more_while_the_other_has_room(launch, database, busy, slice_):
     stack = launch(max_in_flight_per_replica=1)
-    old = stack.engine("v1")
-    new, release = stack.held_engine("v1")
+    held, release = stack.held_engine("v1")
+    idle = stack.engine("v1")
     stack.engine("v2")
-    serve(database, old.base_url, ago_min=60)
-    serve(database, new.base_url, ago_min=5)
+    serve(database, held.base_url, ago_min=5 if busy == "new" else 60)
+    serve(database, idle.base_url, ago_min=60 if busy == "new" else 5)
     stack.policy("v1", "v2", 25, judging())
-    eventually(lambda: stack.fresh.of("m", "v1") == {new.base_url}, "the gateway knows the fresh replica")
-    first, second = keys_of(stack.cache.get("m"))["beside"][:2]
+    fresh = held if busy == "new" else idle
+    eventually(lambda: stack.fresh.of("m", "v1") == {fresh.base_url}, "the gateway knows the fresh replica")
+    first, second = keys_of(stack.cache.get("m"))[slice_][:2]
     waiting = stack.loop.submit(stack.post(user=first, secret=first))
-    eventually(lambda: len(new.requests) == 1, "the fresh replica has a request")
+    eventually(lambda: len(held.requests) == 1, "the busy replica has a request")
     ask(stack, [second])
-    assert len(old.requests) == 1
+    assert len(idle.requests) == 1
     stack.loop.loop.call_soon_threadsafe(release.set)
     assert waiting.result(20) == 200

@@ -170,11 +170,18 @@ def test_a_key_that_nobody_gave_has_no_prefix():
     assert choose(Ask("m"), policy=judged(100, everyone)).judged_by is None
 
 
-def test_the_caller_is_the_key_that_the_split_goes_by_where_the_answer_counts():
+def test_the_caller_is_told_by_the_key_that_the_split_goes_by_where_the_answer_counts():
     header = [(b"x-linnet-key", b"beta-1"), (b"authorization", b"Bearer sk")]
-    assert choose(Ask("m", "ada"), header, policy=judged(50)).caller == "beta-1"
-    assert choose(Ask("m"), policy=judged(50, ())).caller == ""
-    assert choose(Ask("m"), header, policy=HALF).caller == ""
+    same = choose(Ask("m", "beta-1"), policy=judged(50)).caller
+    assert choose(Ask("m", "ada"), header, policy=judged(50)).caller == same != b""
+    assert choose(Ask("m", "beta-2"), policy=judged(50)).caller not in (same, b"")
+    assert choose(Ask("m"), policy=judged(50, ())).caller == b""
+    assert choose(Ask("m"), header, policy=HALF).caller == b""
+
+
+def test_however_long_a_key_is_no_more_is_kept_of_its_caller():
+    long = choose(Ask("m", "beta-" + "x" * 1_000_000), policy=judged(50))
+    assert (long.judged_by, len(long.caller)) == (judged(50), 16)
 
 
 def test_a_pin_and_a_policy_that_is_not_judged_count_for_no_rollout():

@@ -52,7 +52,7 @@ class Traffic:
 
     def begin(self, version="v1", *, route=CHAT, counts=True, body=BODY):
         notes = Notes([], b"id", route)
-        choice = Choice("m", version, self.policy if counts else None, "ada")
+        choice = Choice("m", version, self.policy if counts else None, b"ada")
         return self.judged.begin(Asked(Plan(choice, body), route, [], b"id"), notes), notes
 
     def answer(self, text=b'"Hi."', status=200, **asked):
@@ -117,7 +117,7 @@ def test_a_text_is_looked_at_and_one_for_which_there_is_no_room_is_told():
     traffic.answer()
     traffic.clock.now, traffic.texts.full = 1, True
     traffic.answer()
-    assert traffic.of(LookedAt) == [LookedAt("v1", {"refusal": False, "repetition": False}, "ada")]
+    assert traffic.of(LookedAt) == [LookedAt("v1", {"refusal": False, "repetition": False}, b"ada")]
     assert traffic.of(NotLookedAt) == [NotLookedAt("v1")]
     assert len(traffic.of(Finished)) == 2
 
@@ -140,5 +140,5 @@ def test_the_size_of_a_prompt_goes_by_its_body_and_not_by_the_answer():
     traffic.judged.finish(watch, notes.finish("m", "v1", 200, 0.5))
     [seen] = traffic.seen[:1]
     assert seen.prompt_tokens == pytest.approx(106, abs=1)
-    assert (seen.row.prompt_tokens, seen.spoke, seen.caller) == (5, False, "ada")
+    assert (seen.row.prompt_tokens, seen.spoke, seen.caller) == (5, False, b"ada")
     assert "ada" not in repr(seen)

@@ -11,6 +11,7 @@ from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import RolloutRow, utc_now
 from serve_apps.rollout import beside, declared
 from serve_apps.rollout.beside import MOST
+from serve_apps.rollout.service import Rollouts
 from serve_apps.rollout.spec import Baseline
 from tests.serve_apps.rollout import world
 from tests.serve_apps.rollout.judged_world import QUICK, World
@@ -29,6 +30,11 @@ def begun(store, spec=FRESH):
     return judged, judged.begin(spec).rollout_id
 
 
+def reserved(store, version="v1"):
+    with store.database.snapshot() as session:
+        return beside.reserved(session, MODEL, version)
+
+
 def state(store, rollout):
     with store.database.snapshot() as session:
         row = session.get(RolloutRow, rollout)
@@ -40,6 +46,7 @@ def test_where_all_of_stable_is_the_baseline_nothing_is_asked_for(store):
     _, rollout = begun(store, QUICK)
     assert state(store, rollout) == (None, None)
     assert needed(store) == 0
+    assert reserved(store) == set()
 
 
 def test_one_more_than_at_the_beginning_is_needed_or_as_many_as_the_candidate_has(store):
@@ -187,6 +194,63 @@ def test_a_replica_from_before_is_not_fresh(store):
             session.get(world.ReplicaRow, (name, "v1")).started_at = utc_now() - timedelta(hours=1)
     _, rollout = begun(store)
     assert state(store, rollout)[1][0] == 0
+
+
+def put(store, replica, *, seen_s_ago=0.0, started_s_ago=3600.0, status=ReplicaStatus.SERVING, most=2):
+    """A row of v1 as it is so long after its replica's last word."""
+    with store.database.transaction() as session:
+        replicas.report(
+            session, replica=replica, model=MODEL, version="v1", status=status, detail={MOST: most}
+        )
+        row = session.get(world.ReplicaRow, (replica, "v1"))
+        row.seen_at = utc_now() - timedelta(seconds=seen_s_ago)
+        row.started_at = utc_now() - timedelta(seconds=started_s_ago)
+
+
+def begun_as_it_is(store, spec=FRESH):
+    rollouts = Rollouts(store)
+    return rollouts.apply(rollouts.plan_begin(MODEL, spec.candidate, spec)).rollout_id
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["a gateway missed it", "nobody did"])
+def test_one_that_was_killed_before_it_began_is_none_of_those_that_there_were(store, told):
+    world.outlast_the_test(store)
+    put(store, "v1#1", seen_s_ago=20 if told else 30)
+    if told:
+        world.miss_replica(store, "v1", "v1#1")
+    put(store, "v1#2", started_s_ago=10)
+    with store.database.snapshot() as session:
+        assert beside.beforehand(session, MODEL, "v1") == ""
+    rollout = begun_as_it_is(store)
+    asked, found = state(store, rollout)
+    assert (asked.others, found) == (1, (0, "none of v1 has been started yet"))
+    assert needed(store) == 2
+
+
+def test_one_that_was_on_its_way_when_it_began_is_no_fresh_one_and_another_is_needed(store):
+    world.outlast_the_test(store)
+    put(store, "v1#1")
+    put(store, "v1#2", started_s_ago=30, seen_s_ago=30, status=ReplicaStatus.LOADING)
+    rollout = begun_as_it_is(store)
+    assert needed(store) == 3
+    full = "v1 has 2 of at most 2 replicas: raise `max_replicas` to 3"
+    assert state(store, rollout)[1] == (0, full)
+    put(store, "v1#2", started_s_ago=30)
+    assert (needed(store), state(store, rollout)[1]) == (3, (0, full))
+    put(store, "v1#3", started_s_ago=0, most=3)
+    assert (needed(store), state(store, rollout)[1]) == (3, (1, ""))
+    assert reserved(store) == {"v1#3"}
+    assert reserved(store, "v2") == set()
+
+
+def test_those_of_before_may_be_fewer_by_now_and_are_needed_all_the_same(store):
+    world.outlast_the_test(store)
+    put(store, "v1#1")
+    put(store, "v1#2")
+    begun_as_it_is(store)
+    with store.database.transaction() as session:
+        replicas.forget(session, "v1#2")
+    assert needed(store) == 3
 
 
 def test_a_declared_rollout_that_will_hold_is_begun_and_says_so(store, caplog):

@@ -94,22 +94,28 @@ def outlast_the_test(store: ModelStore) -> None:
 
 def lose_replica(store: ModelStore, version: str, replica: str, *, killed: bool) -> None:
     """It stops in good order, or is missed by a gateway."""
-    now = utc_now()
     with store.database.transaction() as session:
         replicas.forget(session, replica)
-        if killed:
-            losses.add(
-                session,
-                Loss(
-                    replica=replica,
-                    model=MODEL,
-                    version=version,
-                    signal=Signal.DROPPED,
-                    heard_at=now,
-                    detected_at=now,
-                    isolated_at=now,
-                ),
-            )
+    if killed:
+        miss_replica(store, version, replica)
+
+
+def miss_replica(store: ModelStore, version: str, replica: str) -> None:
+    """It is missed by a gateway; its row stays for the lease."""
+    now = utc_now()
+    with store.database.transaction() as session:
+        losses.add(
+            session,
+            Loss(
+                replica=replica,
+                model=MODEL,
+                version=version,
+                signal=Signal.DROPPED,
+                heard_at=now,
+                detected_at=now,
+                isolated_at=now,
+            ),
+        )
 
 
 def refuse_replica(store: ModelStore, version: str, replica: str) -> None:
