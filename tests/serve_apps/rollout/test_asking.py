@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from cluster.state import looks
-from serve_apps.rollout import asking
+from serve_apps.rollout import questioning
 from serve_apps.rollout.asking import Asking
+from serve_apps.rollout.outside import keeping_on
 from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.rollout.states import Phase, Reason
 from tests.serve_apps.rollout.judged_world import QUICK, World
@@ -74,7 +75,8 @@ def outside() -> Iterator[Receivers]:
 
 @pytest.fixture
 def ask(store, outside, monkeypatch) -> Iterator[Asking]:
-    monkeypatch.setattr(asking, "ASK_EACH_S", 0.05)
+    monkeypatch.setattr(questioning, "ASK_EACH_S", 0.05)
+    monkeypatch.setattr(keeping_on, "AGAIN_S", 0.05)
     found = Asking(store.database, outside.url, SECRET)
     yield found
     found.close()
@@ -180,3 +182,21 @@ def test_a_held_out_set_that_nobody_answers_says_so_and_is_asked_again(store, ou
         return last_look(store, rollout)["findings"]["quality max_drop"]["samples"] == 1
 
     wait_for(is_known, "an answer", 30)
+
+
+def test_a_set_that_storage_does_not_give_says_so_and_is_read_again(store, outside, ask, tmp_path):
+    file = tmp_path / "set.jsonl"
+    judged = World(store)
+    gate = {"metric": "quality", "data": str(file), "max_drop": "5 points", "min_samples": 10}
+    rollout = judged.begin(spec(gates=[gate])).rollout_id
+    controller = judged.controller(outside=ask)
+
+    def is_said():
+        controller.tick()
+        judged.serve()
+        return "set.jsonl" in last_look(store, rollout)["conclusion"]["why"]
+
+    wait_for(is_said, "why nothing is known", 30)
+    rows = [{"prompt": f"say {number}", "answer": f"say {number}"} for number in range(QUESTIONS)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_until(judged, controller, rollout, Phase.ROLLED_BACK).reason is Reason.GATE_FAILED
