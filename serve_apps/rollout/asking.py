@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from serve_apps.rollout.followed import Followed
 from serve_apps.rollout.gate_spec import Gate
 from serve_apps.rollout.looks import Told
 from serve_apps.rollout.moments import moments_after
+from serve_apps.rollout.outside import notes
 from serve_apps.rollout.outside.config import WebhookKind
 from serve_apps.rollout.outside.deliveries import Delivery, Receiver
 from serve_apps.rollout.outside.http_call import new_session
@@ -25,8 +25,6 @@ from serve_apps.rollout.outside.slack import SlackClient
 from serve_apps.rollout.outside.webhooks import WebhookClient
 from serve_apps.rollout.questioning import Questioner
 from serve_apps.rollout.reading import Facts
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -92,15 +90,15 @@ class Asking:
         for gate in spec.gates:
             work = self._asks(followed, gate)
             if work is not None:
-                self._start(followed.tasks, work, partial(followed.cannot_ask, gate))
+                self._start(followed, gate.name, work, partial(followed.cannot_ask, gate))
         for hook in spec.webhooks:
             if hook.kind is WebhookKind.EVENT:
-                self._deliver(followed, partial(WebhookClient, hook, self._session, self._environ))
+                self._deliver(followed, hook.url, partial(WebhookClient, hook, self._session, self._environ))
             else:
                 work = partial(self._questioner.confirm, followed, hook)
-                self._start(followed.tasks, work, partial(followed.cannot_confirm, hook))
+                self._start(followed, hook.url, work, partial(followed.cannot_confirm, hook))
         if spec.slack is not None:
-            self._deliver(followed, partial(SlackClient, spec.slack, self._session, self._environ))
+            self._deliver(followed, "Slack", partial(SlackClient, spec.slack, self._session, self._environ))
 
     def _asks(self, followed: Followed, gate: Gate) -> Callable[[], Awaitable[None]] | None:
         if gate.data is not None:
@@ -112,18 +110,18 @@ class Asking:
         return None
 
     def _start(
-        self,
-        tasks: list[asyncio.Task[None]],
-        work: Callable[[], Awaitable[None]],
-        cannot: Callable[[str], None],
+        self, followed: Followed, who: str, work: Callable[[], Awaitable[None]], cannot: Callable[[str], None]
     ) -> None:
+        facts = followed.facts
+
         def tell(fault: LinnetError) -> None:
             cannot(fault.message)
+            notes.note(self._database, facts.model, facts.id, who, fault)
 
-        tasks.append(self._loop.create_task(keep_on(work, tell)))
+        followed.tasks.append(self._loop.create_task(keep_on(work, tell)))
 
-    def _deliver(self, followed: Followed, receiver: Callable[[], Receiver]) -> None:
-        rollout = followed.facts.id
+    def _deliver(self, followed: Followed, who: str, receiver: Callable[[], Receiver]) -> None:
+        model, rollout = followed.facts.model, followed.facts.id
         telling = self._told.setdefault(rollout, _Telling())
 
         async def deliver() -> None:
@@ -136,9 +134,10 @@ class Asking:
             telling.deliveries.append(delivery)
             await delivery.run()
 
-        self._start(
-            telling.tasks, deliver, lambda why: _log.warning("rollout %d is not told: %s", rollout, why)
-        )
+        def tell(fault: LinnetError) -> None:
+            notes.note(self._database, model, rollout, who, fault, what="told")
+
+        telling.tasks.append(self._loop.create_task(keep_on(deliver, tell)))
 
     def _settle(self, over: Iterable[Followed]) -> None:
         for followed in over:
