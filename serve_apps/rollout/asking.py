@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import aiohttp
@@ -15,24 +14,13 @@ from cluster.state.database import Database
 from serve_apps.rollout.followed import Followed
 from serve_apps.rollout.gate_spec import Gate
 from serve_apps.rollout.looks import Told
-from serve_apps.rollout.moments import moments_after
 from serve_apps.rollout.outside import notes
 from serve_apps.rollout.outside.config import WebhookKind
-from serve_apps.rollout.outside.deliveries import Delivery, Receiver
 from serve_apps.rollout.outside.http_call import new_session
 from serve_apps.rollout.outside.keeping_on import keep_on
-from serve_apps.rollout.outside.slack import SlackClient
-from serve_apps.rollout.outside.webhooks import WebhookClient
 from serve_apps.rollout.questioning import Questioner
 from serve_apps.rollout.reading import Facts
-
-
-@dataclass(slots=True)
-class _Telling:
-    """One rollout's receivers."""
-
-    deliveries: list[Delivery] = field(default_factory=list)
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+from serve_apps.rollout.telling import Telling
 
 
 class Asking:
@@ -40,31 +28,35 @@ class Asking:
 
     def __init__(self, database: Database, url: str, environ: Mapping[str, str]) -> None:
         self._database = database
-        self._environ = environ
         self._lock = threading.Lock()
         self._followed: dict[int, Followed] = {}
-        self._told: dict[int, _Telling] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="linnet-asking", daemon=True)
         self._thread.start()
         self._session = asyncio.run_coroutine_threadsafe(_session(), self._loop).result()
         self._questioner = Questioner(url, self._session, environ)
+        self._telling = asyncio.run_coroutine_threadsafe(self._begin_telling(environ), self._loop).result()
 
     def follow(self, facts: Facts) -> None:
         """Ask what this rollout needs at this step, unless that is under way."""
         with self._lock:
             followed = self._followed.get(facts.id)
             if followed is not None:
+                if followed.facts.state != facts.state:
+                    self._telling.news()
                 followed.facts = facts
                 return
             followed = self._followed[facts.id] = Followed(facts)
+        self._telling.news()
         asyncio.run_coroutine_threadsafe(self._begin(followed), self._loop).result()
 
     def only(self, active: Collection[int]) -> None:
         """Ask nobody any more for rollouts that are over; their last events are still told."""
         with self._lock:
             over = [self._followed.pop(rollout) for rollout in [*self._followed] if rollout not in active]
-        self._loop.call_soon_threadsafe(self._settle, over)
+        if over:
+            self._loop.call_soon_threadsafe(_cancel, over)
+            self._telling.news()
 
     def told(self, facts: Facts) -> dict[str, Told]:
         """What has come since the last look that was stored, one thing a gate."""
@@ -92,13 +84,9 @@ class Asking:
             if work is not None:
                 self._start(followed, gate.name, work, partial(followed.cannot_ask, gate))
         for hook in spec.webhooks:
-            if hook.kind is WebhookKind.EVENT:
-                self._deliver(followed, hook.url, partial(WebhookClient, hook, self._session, self._environ))
-            else:
+            if hook.kind is not WebhookKind.EVENT:
                 work = partial(self._questioner.confirm, followed, hook)
                 self._start(followed, hook.url, work, partial(followed.cannot_confirm, hook))
-        if spec.slack is not None:
-            self._deliver(followed, "Slack", partial(SlackClient, spec.slack, self._session, self._environ))
 
     def _asks(self, followed: Followed, gate: Gate) -> Callable[[], Awaitable[None]] | None:
         if gate.data is not None:
@@ -120,41 +108,22 @@ class Asking:
 
         followed.tasks.append(self._loop.create_task(keep_on(work, tell)))
 
-    def _deliver(self, followed: Followed, who: str, receiver: Callable[[], Receiver]) -> None:
-        model, rollout = followed.facts.model, followed.facts.id
-        telling = self._told.setdefault(rollout, _Telling())
-
-        async def deliver() -> None:
-            delivery = Delivery(
-                self._database,
-                receiver(),
-                rollout,
-                lambda after: moments_after(self._database, rollout, after),
-            )
-            telling.deliveries.append(delivery)
-            await delivery.run()
-
-        def tell(fault: LinnetError) -> None:
-            notes.note(self._database, model, rollout, who, fault, what="told")
-
-        telling.tasks.append(self._loop.create_task(keep_on(deliver, tell)))
-
-    def _settle(self, over: Iterable[Followed]) -> None:
-        for followed in over:
-            for task in followed.tasks:
-                task.cancel()
-        for telling in self._told.values():
-            for delivery in telling.deliveries:
-                delivery.tell()
+    async def _begin_telling(self, environ: Mapping[str, str]) -> Telling:
+        return Telling(self._database, self._session, environ)
 
     async def _end(self) -> None:
-        asked = [task for one in self._followed.values() for task in one.tasks]
-        tasks = [*asked, *(task for one in self._told.values() for task in one.tasks)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _cancel(self._followed.values())
+        asked = [task for followed in self._followed.values() for task in followed.tasks]
+        await asyncio.gather(*asked, return_exceptions=True)
+        await self._telling.end()
         await self._session.close()
 
 
 async def _session() -> aiohttp.ClientSession:
     return new_session()
+
+
+def _cancel(over: Iterable[Followed]) -> None:
+    for followed in over:
+        for task in followed.tasks:
+            task.cancel()
