@@ -240,7 +240,7 @@ def test_every_key_that_people_write_has_its_table():
         "cluster.keys:Grant",
         "cluster.keys:Limits",
         *(f"serve_apps.rollout.outside.config:{name}" for name in ("Webhook", "Slack", "JudgeModel")),
-        *(f"serve_apps.rollout.outside.config:{name}Gate" for name in ("Prometheus", "Quality")),
+        "serve_apps.rollout.outside.config:PrometheusGate",
         "serve_apps.rollout.outside.config:PrometheusQuery",
         *(f"serve_apps.rollout.spec:{name}" for name in ("RolloutSpec", "Step")),
         "serve_apps.rollout.gate_spec:Gate",

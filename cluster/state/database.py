@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from cluster.errors import StorageError
 
-HEAD = "0007"
+HEAD = "0008"
 
 
 class Database:

@@ -59,7 +59,8 @@ class RolloutRow(Base):
     """One journey of one candidate; `phase` says where it is, `reason` why.
 
     `spec` is its policy, None where people move the weight; `step` and `approved` are indices of its
-    steps, -1 before the first. `progress` is what the judge knows after `looks` looks.
+    steps, -1 before the first. `progress` is what the judge knows after `looks` looks. `followed`: how
+    gateways followed the decision to take it back, kept since they forget it.
     """
 
     __tablename__ = "rollouts"
@@ -80,6 +81,17 @@ class RolloutRow(Base):
     approved: Mapped[int] = mapped_column(Integer, default=-1)
     looks: Mapped[int] = mapped_column(Integer, default=0)
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    followed: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class DeclarationRow(Base):
+    """The policy that an endpoint's YAML declares for a model, as a controller has last seen it."""
+
+    __tablename__ = "declarations"
+
+    model: Mapped[str] = mapped_column(String(128), primary_key=True)
+    spec_sha256: Mapped[str] = mapped_column(String(64))
+    seen_at: Mapped[datetime] = mapped_column(DateTime, default=utc_now)
 
 
 class LookRow(Base):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from serve_apps.rollout.outside import environment
+from serve_apps.rollout.outside.config import QualityGate
 from serve_apps.rollout.outside.placeholders import Names
 from serve_apps.rollout.spec import RolloutSpec
 
@@ -21,10 +22,17 @@ def check(spec: RolloutSpec, names: Names, environ: Mapping[str, str]) -> None:
         environment.secret(environ, spec.slack.url_env, "The URL of the Slack webhook")
     for gate in spec.gates:
         if gate.data is not None:
-            from serve_apps.rollout.outside.quality.held_out import read_held_out
-
-            read_held_out(gate.quality())
+            _check_held_out(gate.quality(), environ)
     asyncio.run(_check_queries(spec, names, environ))
+
+
+def _check_held_out(gate: QualityGate, environ: Mapping[str, str]) -> None:
+    from serve_apps.rollout.outside.quality.held_out import read_held_out
+
+    environment.bearer(environ, gate.api_key_env, environment.ENDPOINTS_KEY)
+    if gate.judge is not None:
+        environment.bearer(environ, gate.judge.api_key_env, environment.judges_key(gate.judge.url))
+    read_held_out(gate)
 
 
 async def _check_queries(spec: RolloutSpec, names: Names, environ: Mapping[str, str]) -> None:

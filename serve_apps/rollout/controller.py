@@ -17,7 +17,7 @@ from cluster.judging import Judging
 from cluster.registry import ModelStore
 from cluster.state import controllers, looks
 from cluster.state.tables import utc_now
-from serve_apps.rollout import reading, records
+from serve_apps.rollout import propagation, reading, records
 from serve_apps.rollout.conclusion import Action, Conclusion
 from serve_apps.rollout.look import Outcome, look
 from serve_apps.rollout.looks import LookInputs, Progress, Told
@@ -107,7 +107,9 @@ class Controller:
         with self._store.database.snapshot() as session:
             active = reading.active(session)
         self._outside.only(active)
-        return sum(self._attend(rollout) for rollout in active)
+        looks_stored = sum(self._attend(rollout) for rollout in active)
+        self._keep_ends()
+        return looks_stored
 
     def _attend(self, rollout: int) -> bool:
         try:
@@ -124,6 +126,17 @@ class Controller:
             # One whose rows cannot be read must not hold up the others.
             _log.exception("rollout %d cannot be looked at", rollout)
             return False
+
+    def _keep_ends(self) -> None:
+        """How long gateways took to follow, before they forget it."""
+        with self._store.database.snapshot() as session:
+            found = propagation.to_keep(session, self._clock())
+        if not found:
+            return
+        with self._store.database.transaction() as session:
+            controllers.require(session, NAME, self.epoch)
+            for rollout, followed in found.items():
+                propagation.keep(session, rollout, followed)
 
     def _look_at(self, facts: Facts) -> bool:
         self._outside.follow(facts)

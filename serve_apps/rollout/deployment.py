@@ -15,10 +15,9 @@ from cluster.config import StrictModel, validate
 from cluster.errors import GateFailedError, LinnetError
 from cluster.refs import VersionRef
 from cluster.registry import ModelStore
-from serve_apps.rollout import checking
+from serve_apps.rollout import checking, declared
 from serve_apps.rollout.asking import Asking
 from serve_apps.rollout.controller import Controller
-from serve_apps.rollout.declared import begin_all
 from serve_apps.rollout.outside.placeholders import Names
 from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.serve_settings import ONE_LOOP
@@ -68,11 +67,13 @@ class RolloutController:
 
     def _run(self) -> None:
         try:
-            begin_all(self._store, self._args.rollouts)
+            declared.forget_others(self._store, self._args.rollouts)
+            left = declared.begin_all(self._store, self._args.rollouts)
             controller = Controller(
                 self._store, serve.get_replica_context().replica_tag, outside=self._asking
             )
             while not self._stop.wait(self._args.tick_s):
+                left = declared.begin_all(self._store, left)
                 self._tick(controller)
         except Exception:
             _log.exception("the controller of rollouts ends")

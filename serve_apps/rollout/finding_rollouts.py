@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from cluster.errors import ConflictError, NotFoundError
 from cluster.state.tables import RolloutRow
-from serve_apps.rollout.states import Phase
+from serve_apps.rollout.states import Phase, Reason
 
 
 def by_id(session: Session, rollout: int, *, model: str | None = None) -> RolloutRow:
@@ -64,3 +64,11 @@ def taken_back(session: Session, model: str) -> RolloutRow:
             hint=f"`linnet rollout status {model}` shows how it stands; `start` begins another.",
         )
     return row
+
+
+def successor(session: Session, row: RolloutRow) -> RolloutRow | None:
+    """The rollout that took the place of a superseded one; None for one that ended otherwise, or has not."""
+    if row.reason != Reason.SUPERSEDED.value:
+        return None
+    query = select(RolloutRow).where(RolloutRow.model == row.model, RolloutRow.id > row.id)
+    return session.scalars(query.order_by(RolloutRow.id).limit(1)).first()

@@ -8,9 +8,10 @@ from sqlalchemy import select
 
 from cluster.state.database import Database
 from cluster.state.tables import DecisionRow, RolloutRow
+from serve_apps.rollout import finding_rollouts, records
 from serve_apps.rollout.outside.message import Moment
 from serve_apps.rollout.reading import Facts
-from serve_apps.rollout.states import Decision, RolloutState
+from serve_apps.rollout.states import Decision, RolloutState, percent
 
 
 def moment_of(facts: Facts) -> Moment:
@@ -20,7 +21,7 @@ def moment_of(facts: Facts) -> Moment:
 
 
 def moments_after(database: Database, rollout: int, sequence: int) -> Sequence[Moment]:
-    """The decisions of a rollout after one of them, in order; from 1."""
+    """The decisions of a rollout after one of them, in order, from 1, and that another took its place."""
     query = select(DecisionRow).where(DecisionRow.rollout_id == rollout).order_by(DecisionRow.seq)
     with database.snapshot() as session:
         row = session.get(RolloutRow, rollout)
@@ -28,6 +29,7 @@ def moments_after(database: Database, rollout: int, sequence: int) -> Sequence[M
             (one.seq, Decision.model_validate(one.outcome), one.inputs.get("reason", ""))
             for one in session.scalars(query)
         ]
+        successor = None if row is None else finding_rollouts.successor(session, row)
     if row is None:
         return []
     moments = []
@@ -41,7 +43,20 @@ def moments_after(database: Database, rollout: int, sequence: int) -> Sequence[M
             changed = {"phase_before": was.phase.value, "weight_before": was.weight}
             moment = moment.model_copy(update=changed)
         moments.append(moment)
+    if successor is not None and decisions and decisions[-1][0] >= sequence:
+        moments.append(_superseded(row, successor, decisions[-1]))
     return moments
+
+
+def _superseded(row: RolloutRow, successor: RolloutRow, last: tuple[int, Decision, str]) -> Moment:
+    """It was decided of the other rollout, so it has no decision of its own."""
+    seq, was = last[0] + 1, last[1].rollout
+    event = (
+        f"{row.model}: rollout of {row.candidate} taken back from {percent(was.weight)} to 0%, "
+        f"superseded by rollout {successor.id} of {successor.candidate}"
+    )
+    moment = _moment(row.model, records.state_of(row), row.id, seq, event)
+    return moment.model_copy(update={"phase_before": was.phase.value, "weight_before": was.weight})
 
 
 def _moment(model: str, state: RolloutState, rollout: int, sequence: int, event: str) -> Moment:

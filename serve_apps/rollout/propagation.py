@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import null, select
 from sqlalchemy.orm import Session
 
 from cluster.config import StrictModel
 from cluster.state.tables import DecisionRow, LookRow, RolloutRow, TallyRow
 from serve_apps.rollout.reading import GATEWAY_SILENT
-from serve_apps.rollout.states import Decision, Phase
+from serve_apps.rollout.states import Phase, Reason
+
+KNOWN_FOR = timedelta(hours=23)
+"""Gateways' rows are removed after a day."""
+AT_MOST = timedelta(minutes=2)
+"""A gateway that has not followed by then is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,9 @@ class Followed(StrictModel):
     """A decision, and how gateways followed it; times are UTC without a zone.
 
     `followed` of the `gateways` that were there have; `applied_at` is when the last of these did, `seconds`
-    after the decision by the clocks of two hosts. What gateways say is kept for a day: after that, nothing
-    is known. When the fault began that led to the decision, nobody knows.
+    after the decision by the clocks of two hosts. What gateways say is kept for a day;
+    how they followed the end of a rollout is kept with it. When the fault began that led to the decision,
+    nobody knows.
     """
 
     decision: int
@@ -71,14 +77,37 @@ def followed(known: Iterable[Routing], decision: int, revision: int, decided_at:
 
 def taking_back(session: Session, row: RolloutRow) -> Followed | None:
     """Of the decision that took a rollout back; None for one that has not been, or was superseded."""
+    if row.followed is not None:
+        return Followed.model_validate(row.followed)
     if row.phase != Phase.ROLLED_BACK.value:
         return None
     query = select(DecisionRow).where(DecisionRow.rollout_id == row.id, DecisionRow.command == "rollback")
     decided = session.scalars(query.order_by(DecisionRow.seq.desc()).limit(1)).first()
     if decided is None:
         return None
-    revision = Decision.model_validate(decided.outcome).policy.revision
+    revision = int(decided.outcome["policy"]["revision"])
     return followed(routings(session, row.model), decided.id, revision, decided_at(session, decided))
+
+
+def to_keep(session: Session, now: datetime) -> dict[int, Followed]:
+    """By rollout, how its taking back was followed: where that is over and not yet kept with it."""
+    query = select(RolloutRow).where(
+        RolloutRow.phase == Phase.ROLLED_BACK.value,
+        RolloutRow.reason != Reason.SUPERSEDED.value,
+        RolloutRow.followed.is_(null()),
+        RolloutRow.updated_at >= now - KNOWN_FOR,
+    )
+    found = {row.id: taking_back(session, row) for row in session.scalars(query)}
+    return {rollout: one for rollout, one in found.items() if one is not None and _is_over(one, now)}
+
+
+def keep(session: Session, rollout: int, found: Followed) -> None:
+    """It outlives what gateways say."""
+    session.get_one(RolloutRow, rollout).followed = found.model_dump(mode="json")
+
+
+def _is_over(found: Followed, now: datetime) -> bool:
+    return 0 < found.followed == found.gateways or now >= found.decided_at + AT_MOST
 
 
 def decided_at(session: Session, decision: DecisionRow) -> datetime:

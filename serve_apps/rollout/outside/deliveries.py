@@ -23,8 +23,6 @@ TRIES = 12
 FIRST = timedelta(seconds=1)
 LONGEST = timedelta(minutes=5)
 
-_AFTER_A_FAULT_S = 10.0
-
 _log = logging.getLogger(__name__)
 
 
@@ -87,23 +85,6 @@ class Delivery:
         self._waiting = waiting
         self._clock = clock
         self._sleep = sleep
-        self._news = asyncio.Event()
-
-    def tell(self) -> None:
-        """There is a new moment; returns at once."""
-        self._news.set()
-
-    async def run(self) -> None:
-        """Tell what waits and what comes, until cancelled; outlives a fault of the database."""
-        while True:
-            self._news.clear()
-            try:
-                await self.drain()
-            except Exception:
-                _log.exception("%s is not told of rollout %d for now", self._receiver.name, self._rollout)
-                await self._sleep(_AFTER_A_FAULT_S)
-                continue
-            await self._news.wait()
 
     async def drain(self) -> None:
         """Tell all that waits, trying again as long as there is hope."""

@@ -6,6 +6,13 @@ from collections.abc import Mapping
 
 from cluster.errors import ConfigError
 
+ENDPOINTS_KEY = "The endpoint's API key for held-out questions"
+
+
+def judges_key(url: str) -> str:
+    """What the key of a judge is called."""
+    return f"The API key for the judge {url}"
+
 
 def secret(environ: Mapping[str, str], variable: str, what: str) -> str:
     """The value of a variable. Raises ConfigError where it is not set, or empty."""

@@ -35,7 +35,7 @@ class SlackClient:
     @property
     def name(self) -> str:
         """What deliveries to it are counted under, without telling the URL."""
-        return f"slack-{hashlib.sha256(self._url.encode()).hexdigest()[:16]}"
+        return name_of(self._config)
 
     def wants(self, moment: Moment) -> bool:
         """People are told of changes of phase alone."""
@@ -55,6 +55,11 @@ class SlackClient:
         if 200 <= reply.status < 300:
             return None
         return f"it answered {reply.status}: {reply.text(SHOWN)}"
+
+
+def name_of(config: Slack) -> str:
+    """What deliveries to it are counted under; another URL in the same variable goes on where that was."""
+    return f"slack-{hashlib.sha256(config.url_env.encode()).hexdigest()[:16]}"
 
 
 def text(moment: Moment) -> str:

@@ -49,7 +49,7 @@ class WebhookClient:
     @property
     def name(self) -> str:
         """What deliveries to it are counted under, without telling the URL."""
-        return f"webhook-{hashlib.sha256(self.config.url.encode()).hexdigest()[:16]}"
+        return name_of(self.config)
 
     def wants(self, _moment: Moment) -> bool:
         """A receiver of events is told of all of them."""
@@ -75,6 +75,11 @@ class WebhookClient:
         """Tell it; the reason where it was not taken."""
         answer = await self.ask(moment)
         return None if answer.verdict is Verdict.PASS else answer.reason
+
+
+def name_of(config: Webhook) -> str:
+    """What deliveries to it are counted under, whatever its secret is."""
+    return f"webhook-{hashlib.sha256(config.url.encode()).hexdigest()[:16]}"
 
 
 def understood(reply: Reply | NoReply, kind: WebhookKind) -> Answer:

@@ -10,7 +10,7 @@ from alembic.config import Config
 from sqlalchemy import text
 
 import cluster.state
-from cluster.state import controllers, looks, policies, tallies
+from cluster.state import controllers, declarations, looks, policies, tallies
 from cluster.state.database import HEAD, Database, open_database
 from cluster.state.tables import RolloutRow
 from cluster.traffic import TrafficPolicy
@@ -71,6 +71,25 @@ def test_rollouts_from_before_they_were_judged_have_no_policy_and_no_step(url):
         assert (row.steps, row.step, row.approved, row.looks) == (0, -1, -1, 0)
         assert looks.of_rollout(session, 1) == []
         assert controllers.current(session, "rollouts") is None
+    after.dispose()
+
+
+def test_of_rollouts_from_before_nothing_declared_is_known_nor_how_gateways_followed(url):
+    before = migrate(url, "0007")
+    with before.transaction() as session:
+        session.execute(
+            text(
+                "INSERT INTO rollouts"
+                " (model, candidate, stable, phase, reason, weight, started_at, updated_at)"
+                " VALUES ('m', 'v2', 'v1', 'rolled_back', 'aborted', 0,"
+                " '2026-01-01 00:00:00', '2026-01-02 00:00:00')"
+            )
+        )
+    before.dispose()
+    after = open_database(url)
+    with after.snapshot() as session:
+        assert session.get_one(RolloutRow, 1).followed is None
+        assert declarations.last_seen(session, "m") is None
     after.dispose()
 
 

@@ -8,12 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from cluster.state import looks
-from serve_apps.rollout import asking
+from serve_apps.rollout import questioning, records
 from serve_apps.rollout.asking import Asking
+from serve_apps.rollout.outside import keeping_on
 from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.rollout.states import Phase, Reason
 from tests.serve_apps.rollout.judged_world import QUICK, World
 from tests.serve_apps.rollout.outside.outsiders import SECRET
+from tests.serve_apps.rollout.world import MODEL
 from tests.support.endpoint import wait_for
 
 QUESTIONS = 40
@@ -73,9 +75,15 @@ def outside() -> Iterator[Receivers]:
 
 
 @pytest.fixture
-def ask(store, outside, monkeypatch) -> Iterator[Asking]:
-    monkeypatch.setattr(asking, "ASK_EACH_S", 0.05)
-    found = Asking(store.database, outside.url, SECRET)
+def environ() -> dict[str, str]:
+    return dict(SECRET)
+
+
+@pytest.fixture
+def ask(store, outside, environ, monkeypatch) -> Iterator[Asking]:
+    monkeypatch.setattr(questioning, "ASK_EACH_S", 0.05)
+    monkeypatch.setattr(keeping_on, "AGAIN_S", 0.05)
+    found = Asking(store.database, outside.url, environ)
     yield found
     found.close()
 
@@ -180,3 +188,63 @@ def test_a_held_out_set_that_nobody_answers_says_so_and_is_asked_again(store, ou
         return last_look(store, rollout)["findings"]["quality max_drop"]["samples"] == 1
 
     wait_for(is_known, "an answer", 30)
+
+
+def test_a_set_that_storage_does_not_give_says_so_and_is_read_again(store, outside, ask, tmp_path):
+    file = tmp_path / "set.jsonl"
+    judged = World(store)
+    gate = {"metric": "quality", "data": str(file), "max_drop": "5 points", "min_samples": 10}
+    rollout = judged.begin(spec(gates=[gate])).rollout_id
+    controller = judged.controller(outside=ask)
+
+    def is_said():
+        controller.tick()
+        judged.serve()
+        return "set.jsonl" in last_look(store, rollout)["conclusion"]["why"]
+
+    wait_for(is_said, "why nothing is known", 30)
+    rows = [{"prompt": f"say {number}", "answer": f"say {number}"} for number in range(QUESTIONS)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_until(judged, controller, rollout, Phase.ROLLED_BACK).reason is Reason.GATE_FAILED
+
+
+def history(store, model=MODEL):
+    with store.database.snapshot() as session:
+        return [row.sentence for row in records.events_of(session, model, 100)]
+
+
+def test_secrets_that_are_missing_are_told_stop_none_of_the_others_and_are_looked_for_again(
+    store, outside, ask, environ
+):
+    gates = [
+        {"webhook": {"url": f"{outside.url}/gate", "secret_env": "GATE_SECRET"}},
+        {
+            "prometheus": {"url": outside.url, "query": "up", "token_env": "TOKEN"},
+            "min": 0,
+            "severity": "info",
+        },
+    ]
+    hooks = [
+        {"url": f"{outside.url}/agree", "kind": "confirm-start", "secret_env": "AGREE_SECRET"},
+        {"url": f"{outside.url}/never", "kind": "event", "secret_env": "NEVER_SECRET"},
+        {"url": f"{outside.url}/events", "kind": "event"},
+    ]
+    judged = World(store)
+    rollout = judged.begin(spec(gates=gates, webhooks=hooks, slack={})).rollout_id
+    controller = judged.controller(outside=ask)
+
+    def says(*words):
+        controller.tick()
+        judged.serve(2)
+        why = last_look(store, rollout)["conclusion"]["why"]
+        return all(word in why for word in words)
+
+    wait_for(lambda: says("does not agree", "AGREE_SECRET, which is not set"), "who has not agreed", 30)
+    wait_for(lambda: len(outside.events) == 1, "the event of the other receiver", 30)
+    environ["AGREE_SECRET"] = "hush"
+    wait_for(lambda: says("GATE_SECRET, which is not set"), "what the gate lacks", 30)
+    noted = [sentence for sentence in history(store) if " cannot be " in sentence]
+    for variable in ("AGREE_SECRET", "GATE_SECRET", "TOKEN", "NEVER_SECRET", "LINNET_SLACK_URL"):
+        [_] = [sentence for sentence in noted if f"{variable}, which is not set" in sentence]
+    environ["GATE_SECRET"] = "hush"
+    run_until(judged, controller, rollout, Phase.PROMOTED)

@@ -65,6 +65,8 @@ def test_one_that_is_begun_tells_programs_its_id(linnet_json, policy):
         (["--policy", "wrong.yaml"], "config.invalid_value"),
         (["--policy", "nowhere.yaml"], "config.no_file"),
         (["--policy", "secret.yaml"], "rollout.no_secret"),
+        (["--policy", "key.yaml"], "rollout.no_secret"),
+        (["--policy", "judge.yaml"], "rollout.no_secret"),
     ],
 )
 def test_a_policy_that_does_not_fit_begins_nothing(linnet_json, store, policy, arguments, error):
@@ -72,6 +74,10 @@ def test_a_policy_that_does_not_fit_begins_nothing(linnet_json, store, policy, a
     policy("other.yaml", candidate="v3")
     policy("wrong.yaml", alpha=2)
     policy("secret.yaml", slack={"url_env": "NOT_SET"})
+    quality = {"metric": "quality", "data": "set.jsonl", "max_drop": "5 points"}
+    judge = {"url": "http://127.0.0.1:9/v1", "model": "large", "api_key_env": "NOT_SET"}
+    policy("key.yaml", gates=[quality | {"api_key_env": "NOT_SET"}])
+    policy("judge.yaml", gates=[quality | {"judge": judge}])
     before = world.dump(store)
     code, said = linnet_json("start", "tiny:v2", *arguments, "--yes")
     assert (code, said["error"]["code"]) == (3 if error == "config.no_file" else 2, error)

@@ -9,6 +9,7 @@ from cluster.state import tallies
 from cluster.state.tables import DecisionRow, RolloutRow
 from serve_apps.rollout import propagation
 from serve_apps.rollout.propagation import Routing, followed
+from tests.serve_apps.rollout.judged_world import QUICK
 from tests.serve_apps.rollout.world import MODEL
 
 NOON = datetime(2026, 11, 22, 12)
@@ -109,3 +110,60 @@ def test_one_that_was_superseded_by_another_has_none_either(store, judged):
         assert (row.phase, row.reason) == ("rolled_back", "superseded")
         assert propagation.taking_back(session, row) is None
         assert tallies.of_model(session, MODEL) == []
+
+
+def kept(judged, rollout):
+    with judged.store.database.snapshot() as session:
+        return session.get_one(RolloutRow, rollout).followed
+
+
+def taken_back(judged, rollout):
+    with judged.store.database.snapshot() as session:
+        return propagation.taking_back(session, session.get_one(RolloutRow, rollout))
+
+
+def bad_one(judged):
+    """A rollout that was taken back, its controller, and what its last look saw of gateways."""
+    judged.errors = {"v2": 0.5}
+    rollout, controller = judged.begin().rollout_id, judged.controller()
+    assert judged.run(controller, rollout).phase == "rolled_back"
+    return rollout, controller
+
+
+def forget(judged):
+    with judged.store.database.transaction() as session:
+        tallies.prune(session, judged.clock.now + timedelta(days=1))
+
+
+def test_how_gateways_followed_the_end_outlives_what_they_say(judged):
+    rollout, controller = bad_one(judged)
+    controller.tick()
+    assert kept(judged, rollout) is None
+    judged.serve(0.5)
+    controller.tick()
+    found = taken_back(judged, rollout)
+    assert (found.followed, found.gateways, found.seconds) == (1, 1, 0.5)
+    assert kept(judged, rollout) == found.model_dump(mode="json")
+    forget(judged)
+    assert taken_back(judged, rollout) == found
+
+
+def test_a_gateway_that_never_follows_is_waited_for_no_longer_than_it_may_live(judged):
+    rollout, controller = bad_one(judged)
+    judged.clock.pass_(propagation.AT_MOST.total_seconds() - 1)
+    controller.tick()
+    assert kept(judged, rollout) is None
+    judged.clock.pass_(1)
+    controller.tick()
+    forget(judged)
+    found = taken_back(judged, rollout)
+    assert (found.followed, found.gateways, found.seconds) == (0, 1, None)
+
+
+def test_nothing_is_kept_of_one_that_goes_on_or_was_superseded(judged):
+    first = judged.begin().rollout_id
+    controller = judged.controller()
+    second = judged.begin(QUICK.model_copy(update={"candidate": "v3"}), replace=True).rollout_id
+    judged.clock.pass_(propagation.AT_MOST.total_seconds())
+    controller.tick()
+    assert [kept(judged, rollout) for rollout in (first, second)] == [None, None]

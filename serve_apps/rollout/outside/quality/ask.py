@@ -65,7 +65,7 @@ class EndpointClient:
         self._model = model
         self._gate = gate
         self._session = session
-        key = environment.bearer(environ, gate.api_key_env, "The endpoint's API key for held-out questions")
+        key = environment.bearer(environ, gate.api_key_env, environment.ENDPOINTS_KEY)
         self._headers = {"Content-Type": "application/json", KEY_HEADER: KEY, **key}
 
     async def ask(self, question: Question, version: str) -> Outcome:

@@ -54,7 +54,7 @@ class JudgeClient:
     ) -> None:
         self._config = config
         self._session = session
-        key = environment.bearer(environ, config.api_key_env, f"The API key for the judge {config.url}")
+        key = environment.bearer(environ, config.api_key_env, environment.judges_key(config.url))
         self._headers = {"Content-Type": "application/json", **key}
 
     async def compare(self, question: Question, stable: str, candidate: str) -> Preference | NoPreference:

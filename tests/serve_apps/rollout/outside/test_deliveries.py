@@ -10,7 +10,6 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import StorageError
 from cluster.state import deliveries
 from cluster.state.database import open_database
 from cluster.state.deliveries import Progress
@@ -170,88 +169,6 @@ def test_rollouts_and_receivers_do_not_wait_for_each_other(world):
     asyncio.run(world.delivery(other).drain())
     asyncio.run(world.delivery(later, rollout=8).drain())
     assert other.heard == later.heard == [1]
-
-
-def test_whoever_decides_is_never_held_up(world):
-    """The receiver hangs; telling of more returns at once, and all of it is told when it is back."""
-
-    class Hanging(Listener):
-        async def deliver(self, told):
-            begun.set()
-            await release.wait()
-            return await super().deliver(told)
-
-    async def scenario():
-        delivery = world.delivery(listener)
-        task = asyncio.create_task(delivery.run())
-        world.happen(1)
-        delivery.tell()
-        await begun.wait()
-        world.happen(2)
-        delivery.tell()
-        assert listener.heard == []
-        release.set()
-        await listener.has_heard(2)
-        assert listener.heard == [1, 2]
-        task.cancel()
-        await asyncio.wait([task])
-
-    begun, release = asyncio.Event(), asyncio.Event()
-    listener = Hanging()
-    asyncio.run(scenario())
-
-
-def test_news_wake_a_delivery_that_has_told_all(world):
-    listener = Listener()
-
-    async def scenario():
-        delivery = world.delivery(listener)
-        loop, told_all = asyncio.get_running_loop(), asyncio.Event()
-        waiting = delivery._waiting
-
-        def watched(sequence):
-            found = waiting(sequence)
-            if sequence == 1 and not found:
-                loop.call_soon_threadsafe(told_all.set)
-            return found
-
-        delivery._waiting = watched
-        world.happen(1)
-        task = asyncio.create_task(delivery.run())
-        async with asyncio.timeout(20):
-            await told_all.wait()
-            world.happen(2)
-            delivery.tell()
-            await listener.has_heard(2)
-        task.cancel()
-        await asyncio.wait([task])
-
-    asyncio.run(scenario())
-
-
-def test_it_outlives_a_fault_of_the_database(world, caplog):
-    faults = [StorageError("The state database does not answer.")]
-    listener = Listener()
-
-    async def scenario():
-        delivery = world.delivery(listener)
-        read = delivery._read
-
-        def faulty():
-            if faults:
-                raise faults.pop()
-            return read()
-
-        delivery._read = faulty
-        world.happen(1)
-        task = asyncio.create_task(delivery.run())
-        await listener.has_heard(1)
-        task.cancel()
-        await asyncio.wait([task])
-
-    asyncio.run(scenario())
-    assert world.slept == [10]
-    assert "listener is not told of rollout 7 for now" in caplog.text
 
 
 def test_a_clock_that_was_set_back_makes_no_pause_longer():

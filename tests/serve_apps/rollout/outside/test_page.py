@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from datetime import timedelta
 from http.server import ThreadingHTTPServer
 
 import pytest
 import yaml
 
 from cluster.config import validate
+from serve_apps.rollout import gate_spec
+from serve_apps.rollout.gate_spec import Gate
+from serve_apps.rollout.metrics import QUALITY
 from serve_apps.rollout.outside import deliveries, webhooks
-from serve_apps.rollout.outside.config import (
-    PrometheusGate,
-    QualityGate,
-    ScorerName,
-    Slack,
-    Webhook,
-    WebhookKind,
-)
+from serve_apps.rollout.outside.config import ScorerName, Slack, Webhook, WebhookKind
 from serve_apps.rollout.outside.http_call import NoReply, Reply, new_session
 from serve_apps.rollout.outside.message import Message
 from serve_apps.rollout.outside.quality.rows import read_rows
@@ -40,22 +37,34 @@ def only_table(marker):
     return rows
 
 
-def model_of(gate):
-    if "webhook" in gate:
-        return Webhook, gate["webhook"]
-    return (PrometheusGate if "prometheus" in gate else QualityGate), gate
-
-
 @pytest.mark.parametrize("block", shown("yaml"), ids=str)
 def test_yaml_blocks_fit_the_models(block):
     tree = yaml.safe_load(block.text)
     assert tree.keys() <= {"gates", "webhooks", "slack"}
-    found = [model_of(gate) for gate in tree.get("gates", [])]
+    found = [(Gate, gate) for gate in tree.get("gates", [])]
     found += [(Webhook, hook) for hook in tree.get("webhooks", [])]
     found += [(Slack, tree["slack"])] if "slack" in tree else []
     assert found
     for model, given in found:
         validate(given, model, source=str(block))
+
+
+def test_the_keys_of_a_held_out_set_are_those_that_a_gate_takes_with_their_defaults():
+    rows = only_table("keys-of-quality")
+    own = [name for name, goes_with in gate_spec._GOES_WITH.items() if goes_with == (QUALITY,)]
+    assert [code(key)[0] for key, _, _ in rows] == ["metric", "max_drop", *own]
+    shown_defaults = {code(key)[0]: yaml.safe_load(code(default)[0]) for key, default, _ in rows if default}
+    known = Gate(metric=QUALITY, data="set.jsonl", max_drop="1 points").model_dump(mode="json")
+    assert shown_defaults == {name: known[name] for name in own if known[name] is not None and name != "data"}
+
+
+def test_how_long_a_round_may_take_is_said_as_it_is():
+    gate = Gate(metric=QUALITY, data="set.jsonl", max_drop="1 points").quality()
+    assert (
+        "Two questions are asked at a time, an\nanswer may take a minute and a round half an hour."
+        in PAGE.read_text()
+    )
+    assert (gate.concurrency, gate.timeout, gate.deadline) == (2, timedelta(minutes=1), timedelta(minutes=30))
 
 
 def test_the_rows_that_are_shown_can_be_used():

@@ -87,3 +87,11 @@ def test_its_name_does_not_tell_the_url():
     client = SlackClient(Slack(), session=None, environ={"LINNET_SLACK_URL": "https://example.com/secret"})
     assert client.name.startswith("slack-")
     assert "secret" not in client.name
+
+
+def test_another_url_in_the_same_variable_goes_on_where_that_was():
+    first, second = (
+        SlackClient(Slack(), session=None, environ={"LINNET_SLACK_URL": f"https://example.com/{place}"})
+        for place in "ab"
+    )
+    assert first.name == second.name
