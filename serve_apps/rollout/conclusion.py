@@ -61,14 +61,16 @@ def _conclude(
         case Phase.PENDING:
             return _pending(spec, signals, progress)
     waits_for = _waits_for(spec, spec.steps[signals.step], signals, progress, findings)
-    return _onward(spec, signals) if waits_for is None else _waiting(spec, signals, progress, waits_for)
+    if waits_for is None:
+        return _onward(spec, signals)
+    return _hold(waits_for) if is_decided(spec, signals, findings) else _waiting(spec, progress, waits_for)
 
 
-def _waiting(spec: RolloutSpec, signals: Signals, progress: Progress, waits_for: str) -> Conclusion:
+def _waiting(spec: RolloutSpec, progress: Progress, waits_for: str) -> Conclusion:
     deadline = spec.deadline
-    if deadline is None or progress.watched_s < deadline.total_seconds() or not _is_judging(spec, signals):
+    if deadline is None or progress.undecided_s < deadline.total_seconds():
         return _hold(waits_for)
-    late = f"no verdict {written(deadline)} into the step: {waits_for}"
+    late = f"no verdict for {written(deadline)}: {waits_for}"
     if spec.on_inconclusive is OnInconclusive.ROLLBACK:
         return _take_back(Reason.INCONCLUSIVE, late)
     return _hold(late)
@@ -118,10 +120,11 @@ def _waits_for(
         return f"{len(behind)} of {len(signals.gateways)} gateways have not taken up the weight yet"
     if absent := _absent(spec, step, signals):
         return absent
+    missing = _undecided(spec, step, findings)
     if progress.watched_s < step.at_least_s:
         rest = step.at_least_s - progress.watched_s
-        return f"{rest:.0f} s of {step.at_least_s:g} s are left to hold"
-    missing = [gate for gate in spec.judged if not _is_enough(gate, step, findings[gate.name])]
+        left = f"{rest:.0f} s of {step.at_least_s:g} s are left to hold"
+        return f"{left}, and {_missing(missing, findings)}" if missing else left
     if missing:
         return _missing(missing, findings)
     return None if signals.confirmed else (signals.unconfirmed or "the webhook's confirmation")
@@ -160,8 +163,16 @@ def _onward(spec: RolloutSpec, signals: Signals) -> Conclusion:
     return Conclusion(action=Action.ADVANCE, reason=Reason.STEP_TAKEN, why=why)
 
 
-def _is_judging(spec: RolloutSpec, signals: Signals) -> bool:
-    return signals.step >= 0 and not spec.steps[signals.step].approve
+def is_decided(spec: RolloutSpec, signals: Signals, findings: Mapping[str, Finding]) -> bool:
+    """Whether no verdict is missing: whatever else the step waits for, its deadline does not run."""
+    if signals.step < 0:
+        return False
+    step = spec.steps[signals.step]
+    return step.approve or not _undecided(spec, step, findings)
+
+
+def _undecided(spec: RolloutSpec, step: Step, findings: Mapping[str, Finding]) -> list[Gate]:
+    return [gate for gate in spec.judged if not _is_enough(gate, step, findings[gate.name])]
 
 
 def _hold(why: str) -> Conclusion:

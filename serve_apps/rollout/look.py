@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from cluster.config import StrictModel
 from serve_apps.rollout import compact, replica_gates
-from serve_apps.rollout.conclusion import Conclusion, conclude
+from serve_apps.rollout.conclusion import Conclusion, conclude, is_decided
 from serve_apps.rollout.gate_spec import Gate
 from serve_apps.rollout.judge.evidence import begin, update
 from serve_apps.rollout.judge.finding import Finding, Verdict, finding, untested
@@ -60,15 +60,16 @@ def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progr
         }
     )
     findings = {gate.name: _find(gate, asked.get(gate.name), progress, inputs.signals) for gate in spec.gates}
+    if is_decided(spec, inputs.signals, findings):
+        progress = progress.model_copy(update={"decided_s": progress.watched_s})
     return progress, Outcome(findings=findings, conclusion=conclude(spec, inputs.signals, progress, findings))
 
 
 def _timed(before: Progress, inputs: LookInputs) -> Progress:
     """With the time since the last look, or with none where the step is a new one."""
     if before.step != inputs.signals.step or before.looked_at is None:
-        return before.model_copy(
-            update={"looked_at": inputs.at, "step": inputs.signals.step, "watched_s": 0.0, "shown": {}}
-        )
+        new = {"step": inputs.signals.step, "watched_s": 0.0, "decided_s": 0.0, "shown": {}}
+        return before.model_copy(update={"looked_at": inputs.at, **new})
     gap = min(max(_seconds(before.looked_at, inputs.at), 0.0), LONGEST_GAP_S)
     if inputs.signals.phase is Phase.PAUSED:
         # Else a rollout that goes on after a long pause would be late at once.

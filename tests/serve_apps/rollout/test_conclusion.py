@@ -213,9 +213,45 @@ def test_no_verdict_by_the_deadline_does_what_the_policy_says():
     assert concluded(taking_back, watched_s=599.0, errors=Verdict.INCONCLUSIVE).action is Action.HOLD
     late = concluded(taking_back, watched_s=600.0, errors=Verdict.INCONCLUSIVE)
     assert (late.action, late.reason) == (Action.ROLL_BACK, Reason.INCONCLUSIVE)
-    assert late.why.startswith(f"no verdict 10m into the step: {ERRORS} is inconclusive")
+    assert late.why.startswith(f"no verdict for 10m: {ERRORS} is inconclusive")
     held = concluded(policy(deadline="10m"), watched_s=600.0, errors=Verdict.INCONCLUSIVE)
     assert (held.action, held.why) == (Action.HOLD, late.why)
+
+
+SOAKING = {
+    "steps": [{"weight": 100, "soak": "24h"}],
+    "deadline": "1h",
+    "on_inconclusive": "rollback",
+}
+
+
+def test_a_step_that_waits_for_its_time_alone_has_its_verdict():
+    for watched_s in (3600.0, 86_399.0):
+        done = concluded(policy(**SOAKING), FULL_AT_ONCE, watched_s=watched_s)
+        left = f"{86_400 - watched_s:.0f} s of 86400 s are left to hold"
+        assert (done.action, done.why) == (Action.HOLD, left)
+    assert concluded(policy(**SOAKING), FULL_AT_ONCE, watched_s=86_400.0).action is Action.PROMOTE
+
+
+def test_the_deadline_runs_while_a_step_is_held_too():
+    done = concluded(policy(**SOAKING), FULL_AT_ONCE, watched_s=3600.0, limit=Verdict.INCONCLUSIVE)
+    assert (done.action, done.reason) == (Action.ROLL_BACK, Reason.INCONCLUSIVE)
+    left = "82800 s of 86400 s are left to hold"
+    assert done.why.startswith(f"no verdict for 1h: {left}, and {LIMIT} is inconclusive")
+
+
+def test_the_deadline_runs_from_the_last_verdict():
+    known = Progress(step=0, watched_s=7200.0, decided_s=3601.0)
+    findings = dict.fromkeys(PASSED, found(Verdict.INCONCLUSIVE))
+    assert conclude(policy(**SOAKING), FULL_AT_ONCE, known, findings).action is Action.HOLD
+    later = known.model_copy(update={"watched_s": 7201.0})
+    assert conclude(policy(**SOAKING), FULL_AT_ONCE, later, findings).action is Action.ROLL_BACK
+
+
+@pytest.mark.parametrize("met", [{"confirmed": False}, {"serving": 0}, {"gateways": {"g1": 6}}])
+def test_what_is_no_verdict_has_no_deadline(met):
+    spec = policy(deadline="10m", on_inconclusive="rollback")
+    assert concluded(spec, signals(**met), watched_s=1e6).action is Action.HOLD
 
 
 def test_a_person_has_no_deadline():
@@ -224,6 +260,7 @@ def test_a_person_has_no_deadline():
 
 
 FULL = signals(step=2, weight=100.0)
+FULL_AT_ONCE = signals(weight=100.0)
 
 
 def test_at_all_of_the_traffic_a_comparison_is_over_but_a_limit_of_its_own_is_not():
@@ -260,7 +297,7 @@ def test_a_step_below_half_waits_for_a_fresh_replica_where_one_is_compared_with(
 
 def test_one_that_never_comes_is_a_step_without_a_verdict():
     spec = policy(baseline="fresh", deadline="10m", on_inconclusive="rollback")
-    done = concluded(spec, signals(no_fresh="none yet"), watched_s=600.0)
+    done = concluded(spec, signals(no_fresh="none yet"), watched_s=600.0, errors=Verdict.INCONCLUSIVE)
     assert (done.action, done.reason) == (Action.ROLL_BACK, Reason.INCONCLUSIVE)
     assert "no fresh replica of stable serves: none yet" in done.why
 

@@ -58,6 +58,21 @@ def test_a_worse_candidate_is_taken_back_with_the_gate_named(store, judged, what
     assert f"{gate} failed" in last.outcome["conclusion"]["why"]
 
 
+def test_a_soak_that_is_longer_than_the_deadline_ends_with_the_promotion(store, judged):
+    spec = RolloutSpec.model_validate(
+        {
+            **QUICK.stored(),
+            "steps": [{"weight": 50}, {"weight": 100, "soak": "3m"}],
+            "deadline": "1m",
+            "on_inconclusive": "rollback",
+        }
+    )
+    rollout = judged.begin(spec).rollout_id
+    began = judged.clock()
+    assert judged.run(judged.controller(), rollout).phase is Phase.PROMOTED
+    assert (judged.clock() - began).total_seconds() > 180
+
+
 def test_without_traffic_nothing_moves(store, judged):
     rollout = judged.begin().rollout_id
     controller = judged.controller()
