@@ -39,10 +39,11 @@ def conclude(
 ) -> Conclusion:
     """Bad news first: what is down, what failed. Then whether the step has all that it needs, or is late.
 
-    What is to be taken back is kept while that would lose answers, unless the candidate is down itself.
+    What is to be taken back is kept while that would lose answers: stable does not answer, the candidate does.
     """
     found = _conclude(spec, signals, progress, findings)
-    if found.action is not Action.ROLL_BACK or found.reason is Reason.CANDIDATE_DOWN or signals.can_go_back:
+    is_gone = found.reason is Reason.CANDIDATE_DOWN and not signals.serving
+    if found.action is not Action.ROLL_BACK or is_gone or signals.can_go_back:
         return found
     why = f"{found.why}; no replica of stable serves to go back to"
     return found.model_copy(update={"action": Action.HOLD, "why": why})

@@ -214,8 +214,9 @@ def command_for(facts: Facts, conclusion: Conclusion) -> Command | None:
             return Pause(model=model, rollout=rollout, why=conclusion.reason or Reason.PAUSED)
         case Action.ROLL_BACK:
             why = conclusion.reason or Reason.GATE_FAILED
-            # One that is down has no traffic that stable would have to take.
-            return Rollback(model=model, rollout=rollout, why=why, force=why is Reason.CANDIDATE_DOWN)
+            # One of which nothing serves has no traffic that stable would have to take.
+            force = why is Reason.CANDIDATE_DOWN and not facts.signals.serving
+            return Rollback(model=model, rollout=rollout, why=why, force=force)
 
 
 def _advance(facts: Facts) -> Advance:

@@ -102,8 +102,16 @@ def test_what_has_failed_is_kept_while_nothing_else_would_answer():
     done = concluded(met=signals(can_go_back=False), errors=Verdict.FAIL)
     assert (done.action, done.gate) == (Action.HOLD, ERRORS)
     assert done.why == f"{ERRORS} failed: it is a fail; no replica of stable serves to go back to"
-    assert concluded(met=signals(can_go_back=False, lost=3)).action is Action.ROLL_BACK
     assert concluded(met=signals(can_go_back=False)).action is Action.ADVANCE
+
+
+@pytest.mark.parametrize("down", [{"lost": 3}, {"refused": "it answers 'Lyon'"}])
+def test_one_that_is_down_is_kept_only_while_a_replica_of_it_answers_alone(down):
+    done = concluded(met=signals(can_go_back=False, serving=8, **down))
+    assert done.action is Action.HOLD
+    assert done.why.endswith("no replica of stable serves to go back to")
+    assert concluded(met=signals(can_go_back=False, serving=0, **down)).action is Action.ROLL_BACK
+    assert concluded(met=signals(serving=8, **down)).action is Action.ROLL_BACK
 
 
 def test_a_failed_gate_pauses_where_the_policy_says_so():

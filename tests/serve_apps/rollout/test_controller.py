@@ -206,6 +206,20 @@ def test_one_that_has_failed_is_taken_back_once_stable_answers_again(store, judg
     assert judged.run(controller, rollout, 5).reason is Reason.GATE_FAILED
 
 
+def test_a_refused_replica_moves_no_traffic_to_a_stable_that_is_gone(store, judged):
+    rollout, controller = judged.begin().rollout_id, judged.controller()
+    while judged.policy.weight < 100:
+        judged.serve()
+        controller.tick()
+    world.drop_replica(store, "v1")
+    world.refuse_replica(store, "v2", "v2#9")
+    judged.run(controller, rollout, 5)
+    assert (judged.state(rollout).phase, judged.policy.weight) == (Phase.PROGRESSING, 100.0)
+    world.drop_replica(store, "v2")
+    judged.run(controller, rollout, 5)
+    assert (judged.state(rollout).reason, judged.policy.weights()) == (Reason.CANDIDATE_DOWN, {"v1": 100.0})
+
+
 def test_a_newer_rollout_replaces_the_one_that_runs(store, judged):
     first, controller = judged.begin().rollout_id, judged.controller()
     judged.run(controller, first, 3)
