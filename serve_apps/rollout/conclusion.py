@@ -14,6 +14,8 @@ from serve_apps.rollout.spec import Baseline, OnFail, OnInconclusive, RolloutSpe
 from serve_apps.rollout.states import Phase, Reason, percent
 from serve_apps.rollout.units import written
 
+NO_TRAFFIC = "held for want of traffic: the candidate has answered nobody at this step yet"
+
 
 class Action(StrEnum):
     """What a look leads to."""
@@ -39,7 +41,7 @@ def conclude(
 ) -> Conclusion:
     """Bad news first: what is down, what failed. Then whether the step has all that it needs, or is late.
 
-    What is to be taken back is kept while that would lose answers: stable does not answer, the candidate does.
+    What is to be taken back is kept while that would lose answers: the candidate answers, stable does not.
     """
     found = _conclude(spec, signals, progress, findings)
     is_gone = found.reason is Reason.CANDIDATE_DOWN and not signals.serving
@@ -64,7 +66,11 @@ def _conclude(
     waits_for = _waits_for(spec, spec.steps[signals.step], signals, progress, findings)
     if waits_for is None:
         return _onward(spec, signals)
-    return _hold(waits_for) if is_decided(spec, signals, findings) else _waiting(spec, progress, waits_for)
+    return (
+        _hold(waits_for)
+        if is_decided(spec, signals, progress, findings)
+        else _waiting(spec, progress, waits_for)
+    )
 
 
 def _waiting(spec: RolloutSpec, progress: Progress, waits_for: str) -> Conclusion:
@@ -121,13 +127,12 @@ def _waits_for(
         return f"{len(behind)} of {len(signals.gateways)} gateways have not taken up the weight yet"
     if absent := _absent(spec, step, signals):
         return absent
-    missing = _undecided(spec, step, findings)
+    undecided = _without_verdict(_undecided(spec, step, findings), progress, findings)
     if progress.watched_s < step.at_least_s:
         rest = step.at_least_s - progress.watched_s
-        left = f"{rest:.0f} s of {step.at_least_s:g} s are left to hold"
-        return f"{left}, and {_missing(missing, findings)}" if missing else left
-    if missing:
-        return _missing(missing, findings)
+        return ", and ".join([f"{rest:.0f} s of {step.at_least_s:g} s are left to hold", *undecided])
+    if undecided:
+        return undecided[0]
     return None if signals.confirmed else (signals.unconfirmed or "the webhook's confirmation")
 
 
@@ -144,6 +149,13 @@ def _is_enough(gate: Gate, step: Step, finding: Finding) -> bool:
     if step.weight == 100 and gate.needs_answers_of_baseline:
         return finding.samples >= gate.min_samples
     return finding.verdict is Verdict.PASS
+
+
+def _without_verdict(missing: list[Gate], progress: Progress, findings: Mapping[str, Finding]) -> list[str]:
+    """Why there is none yet, whatever the gates are; empty once there is one."""
+    if missing:
+        return [_missing(missing, findings)]
+    return [] if progress.answered else [NO_TRAFFIC]
 
 
 def _missing(gates: list[Gate], findings: Mapping[str, Finding]) -> str:
@@ -164,12 +176,14 @@ def _onward(spec: RolloutSpec, signals: Signals) -> Conclusion:
     return Conclusion(action=Action.ADVANCE, reason=Reason.STEP_TAKEN, why=why)
 
 
-def is_decided(spec: RolloutSpec, signals: Signals, findings: Mapping[str, Finding]) -> bool:
+def is_decided(
+    spec: RolloutSpec, signals: Signals, progress: Progress, findings: Mapping[str, Finding]
+) -> bool:
     """Whether no verdict is missing: whatever else the step waits for, its deadline does not run."""
     if signals.step < 0:
         return False
     step = spec.steps[signals.step]
-    return step.approve or not _undecided(spec, step, findings)
+    return step.approve or bool(progress.answered and not _undecided(spec, step, findings))
 
 
 def _undecided(spec: RolloutSpec, step: Step, findings: Mapping[str, Finding]) -> list[Gate]:

@@ -51,6 +51,7 @@ def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progr
     news = {name: told.answer for name, told in inputs.told.items() if told.answer is not None}
     progress = progress.model_copy(
         update={
+            "answered": progress.answered + _answered(inputs),
             "evidence": evidence,
             "past": _past(before.past, inputs.counted, quantities),
             "shown": _shown(progress.shown, inputs.counted, quantities),
@@ -60,7 +61,7 @@ def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progr
         }
     )
     findings = {gate.name: _find(gate, asked.get(gate.name), progress, inputs.signals) for gate in spec.gates}
-    if is_decided(spec, inputs.signals, findings):
+    if is_decided(spec, inputs.signals, progress, findings):
         progress = progress.model_copy(update={"decided_s": progress.watched_s})
     return progress, Outcome(findings=findings, conclusion=conclude(spec, inputs.signals, progress, findings))
 
@@ -68,13 +69,19 @@ def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progr
 def _timed(before: Progress, inputs: LookInputs) -> Progress:
     """With the time since the last look, or with none where the step is a new one."""
     if before.step != inputs.signals.step or before.looked_at is None:
-        new = {"step": inputs.signals.step, "watched_s": 0.0, "decided_s": 0.0, "shown": {}}
+        new = {"step": inputs.signals.step, "watched_s": 0.0, "decided_s": 0.0, "answered": 0, "shown": {}}
         return before.model_copy(update={"looked_at": inputs.at, **new})
     gap = min(max(_seconds(before.looked_at, inputs.at), 0.0), LONGEST_GAP_S)
     if inputs.signals.phase is Phase.PAUSED:
         # Else a rollout that goes on after a long pause would be late at once.
         gap = 0.0
     return before.model_copy(update={"looked_at": inputs.at, "watched_s": before.watched_s + gap})
+
+
+def _answered(inputs: LookInputs) -> int:
+    """Those that come late from an earlier step say nothing of this one's traffic."""
+    now = [one for one in inputs.counted if one.revision >= inputs.signals.revision]
+    return sum(one.candidate.counts.get("requests", 0) for one in now)
 
 
 def _rounds(inputs: LookInputs) -> dict[str, int]:

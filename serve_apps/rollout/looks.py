@@ -87,15 +87,17 @@ class Progress(StrictModel):
     """What is known after a look.
 
     `watched_s`: for how long looks have gone on at this step; pauses, and time in which nobody looked, are
-    not in it. `decided_s` of it had passed when no verdict was missing last. `evidence` by gate; `past`: the
-    baseline's values since the rollout began, by metric and stratum; `shown` by metric; `answers`: the newest
-    word from outside, by gate. `rounds` of a held-out set are done; `missing`: why the newest gave nothing.
+    not in it. `decided_s` of it had passed when no verdict was missing last. `answered`: by the candidate, of
+    requests that were sent by this step's weight. `evidence` by gate; `past`: the baseline's values since the
+    rollout began, by metric and stratum; `shown` by metric; `answers`: the newest word from outside, by gate.
+    `rounds` of a held-out set are done; `missing`: why the newest gave nothing.
     """
 
     looked_at: datetime | None = None
     step: int = -1
     watched_s: float = 0.0
     decided_s: float = 0.0
+    answered: int = 0
     evidence: dict[str, Evidence] = Field(default_factory=dict)
     past: dict[str, Strata] = Field(default_factory=dict)
     shown: dict[str, Shown] = Field(default_factory=dict)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_apps.rollout.conclusion import Action, conclude
+from serve_apps.rollout.conclusion import NO_TRAFFIC, Action, conclude
 from serve_apps.rollout.judge.finding import Finding, Verdict
 from serve_apps.rollout.looks import Progress, Signals
 from serve_apps.rollout.spec import RolloutSpec
@@ -55,12 +55,13 @@ def found(verdict, samples=100, missing=None):
     )
 
 
-def concluded(spec=None, met=None, watched_s=60.0, **verdicts):
+def concluded(spec=None, met=None, watched_s=60.0, answered=100, **verdicts):
     named = {"errors": ERRORS, "ttft": TTFT, "limit": LIMIT}
     findings = {name: found(verdict) for name, verdict in PASSED.items()}
     for short, finding in verdicts.items():
         findings[named[short]] = finding if isinstance(finding, Finding) else found(finding)
-    return conclude(spec or policy(), met or signals(), Progress(step=0, watched_s=watched_s), findings)
+    known = Progress(step=0, watched_s=watched_s, answered=answered)
+    return conclude(spec or policy(), met or signals(), known, findings)
 
 
 def test_with_all_gates_passed_and_the_time_held_the_next_step_is_taken():
@@ -198,6 +199,28 @@ def test_a_step_is_held_for_as_long_as_the_policy_says():
     done = concluded(watched_s=12.0)
     assert (done.action, done.why) == (Action.HOLD, "18 s of 30 s are left to hold")
     assert concluded(watched_s=30.0).action is Action.ADVANCE
+
+
+@pytest.mark.parametrize(
+    "gates", [[], [{"metric": "restarts", "max": 0}], [{"webhook": {"url": "http://ci"}}]]
+)
+@pytest.mark.parametrize(
+    ("met", "then"), [({}, Action.ADVANCE), ({"step": 2, "weight": 100.0}, Action.PROMOTE)]
+)
+def test_no_step_passes_without_an_answer_of_the_candidate(gates, met, then):
+    spec = policy(gates=gates)
+    passed = {gate.name: found(Verdict.PASS) for gate in spec.gates}
+    silent = Progress(step=0, watched_s=60.0)
+    done = conclude(spec, signals(**met), silent, passed)
+    assert (done.action, done.why) == (Action.HOLD, NO_TRAFFIC)
+    heard = silent.model_copy(update={"answered": 1})
+    assert conclude(spec, signals(**met), heard, passed).action is then
+
+
+def test_one_that_nobody_asks_has_no_verdict_by_the_deadline():
+    spec = policy(deadline="10m", on_inconclusive="rollback")
+    late = concluded(spec, watched_s=600.0, answered=0)
+    assert (late.reason, late.why) == (Reason.INCONCLUSIVE, f"no verdict for 10m: {NO_TRAFFIC}")
 
 
 def test_an_inconclusive_gate_holds_and_the_one_that_misses_most_is_named():

@@ -84,6 +84,16 @@ def test_without_traffic_nothing_moves(store, judged):
         assert "nothing of the candidate" in looks.newest(session, rollout).outcome["conclusion"]["why"]
 
 
+def test_without_gates_too_a_step_takes_an_answer(store, judged):
+    spec = RolloutSpec.model_validate({**QUICK.stored(), "gates": []})
+    rollout, controller = judged.begin(spec).rollout_id, judged.controller()
+    judged.per_second = 0
+    judged.run(controller, rollout, 60)
+    assert (judged.state(rollout).phase, judged.policy.weight) == (Phase.PROGRESSING, 5.0)
+    judged.per_second = 100
+    assert judged.run(controller, rollout, 60).phase is Phase.PROMOTED
+
+
 def test_without_traffic_at_the_end_nothing_is_promoted(store, judged):
     rollout, controller = judged.begin().rollout_id, judged.controller()
     while judged.policy.weight < 100:

@@ -219,3 +219,16 @@ def test_what_is_known_survives_being_stored(seen, last_of_the_first_step):
         text = json.dumps(reading.to_store(stored, Bookmark()), allow_nan=False)
         stored, _ = reading.known(json.loads(text))
         assert stored == kept
+
+
+def test_answers_count_for_the_step_whose_weight_sent_them():
+    mine = VersionTally(counts={"requests": 3})
+    seen = (Counted(revision=1, candidate=mine), Counted(revision=2, candidate=mine))
+    known, _ = look(EVERY_KIND, Progress(), LookInputs(at=START, signals=signals(), counted=seen))
+    assert known.answered == 3
+    known, _ = look(EVERY_KIND, known, LookInputs(at=START, signals=signals(), counted=seen))
+    assert known.answered == 6
+    known, _ = look(
+        EVERY_KIND, known, LookInputs(at=START, signals=signals(step=1, revision=3), counted=seen)
+    )
+    assert known.answered == 0
