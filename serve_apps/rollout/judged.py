@@ -145,11 +145,13 @@ def resume(situation: Situation, policy: TrafficPolicy) -> Decision:
             f"The rollout of `{situation.model}:{active.candidate}` is not paused.", code="rollout.not_paused"
         )
     phase = Phase.PENDING if active.step < 0 else Phase.PROGRESSING
+    anew = "; what has failed is judged anew" if active.reason is Reason.GATE_FAILED else ""
     return Decision(
         policy=policy,
         aliases=(),
         rollout=active.model_copy(update={"phase": phase, "reason": Reason.RESUMED}),
-        sentence=f"{situation.model}: rollout of {active.candidate} resumed at {percent(policy.weight)}",
+        sentence=f"{situation.model}: rollout of {active.candidate} resumed at {percent(policy.weight)}"
+        f"{anew}",
     )
 
 

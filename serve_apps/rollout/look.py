@@ -16,6 +16,7 @@ from serve_apps.rollout.judge.terms import QUANTILES, Test
 from serve_apps.rollout.looks import Counted, LookInputs, Progress, Shown, Signals, Strata
 from serve_apps.rollout.outside.verdict import Answer
 from serve_apps.rollout.questions import increment, is_tested, tests
+from serve_apps.rollout.resuming import resumed
 from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.rollout.states import Phase
 
@@ -35,6 +36,7 @@ def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progr
     """The same whenever it is done: no clock, no store, no chance."""
     asked = tests(spec)
     step = max(inputs.signals.step, 0)
+    before = resumed(spec, asked, before, inputs.signals)
     progress = _timed(before, inputs)
     evidence = {
         gate.name: update(
@@ -127,7 +129,7 @@ def _find(gate: Gate, test: Test | None, progress: Progress, signals: Signals) -
         missing = progress.missing.get(gate.name)
         return found.model_copy(update={"reason": missing}) if missing and not found.samples else found
     if gate.metric is not None:
-        return replica_gates.find(gate, signals)
+        return replica_gates.find(gate, signals, forgiven=progress.forgiven)
     answer = progress.answers.get(gate.name)
     if answer is None:
         answer = Answer(verdict="inconclusive", reason="it has not answered yet")

@@ -203,6 +203,24 @@ def test_one_that_a_gate_has_paused_is_looked_at_further(store, judged):
     assert judged.facts(rollout).seq == before + 5
 
 
+def test_one_that_a_gate_has_paused_goes_on_when_it_is_resumed_and_the_fault_is_gone(store, judged):
+    spec = RolloutSpec.model_validate({**QUICK.stored(), "on_fail": "pause"})
+    judged.errors["v2"] = 0.3
+    rollout, controller, hand = judged.begin(spec).rollout_id, judged.controller(), Rollouts(store)
+    assert judged.run(controller, rollout).reason is Reason.GATE_FAILED
+    hand.run(Resume(model=MODEL))
+    # The fault is still there.
+    assert judged.run(controller, rollout).reason is Reason.GATE_FAILED
+    judged.errors["v2"] = 0.0
+    judged.serve()
+    controller.tick()
+    hand.run(Resume(model=MODEL))
+    assert judged.run(controller, rollout).phase is Phase.PROMOTED
+    with store.database.snapshot() as session:
+        rows = looks.of_rollout(session, rollout)
+    assert all(one.agrees for one in redo(spec, rows))
+
+
 def test_one_that_has_failed_is_taken_back_once_stable_answers_again(store, judged):
     judged.errors["v2"] = 0.3
     rollout, controller = judged.begin().rollout_id, judged.controller()
