@@ -14,6 +14,7 @@ from serve_apps.rollout.spec import Baseline, OnFail, OnInconclusive, RolloutSpe
 from serve_apps.rollout.states import Phase, Reason, percent
 from serve_apps.rollout.units import written
 
+WEBHOOK = "the webhook's confirmation"
 NO_TRAFFIC = "held for want of traffic: the candidate has answered nobody at this step yet"
 
 
@@ -111,8 +112,10 @@ def _pending(spec: RolloutSpec, signals: Signals, progress: Progress) -> Conclus
             reason=Reason.STEP_TAKEN,
             why=f"{signals.serving} replicas of the candidate serve; its first weight is {percent(first)}",
         )
-    waits_for = signals.unconfirmed or "no replica of the candidate serves yet"
-    if progress.watched_s >= spec.start_deadline.total_seconds():
+    if signals.serving:
+        return _hold(signals.unconfirmed or WEBHOOK)
+    waits_for = "no replica of the candidate serves yet"
+    if progress.undecided_s >= spec.start_deadline.total_seconds():
         return _take_back(Reason.CANDIDATE_DOWN, f"{waits_for}, after {written(spec.start_deadline)}")
     return _hold(waits_for)
 
@@ -133,7 +136,7 @@ def _waits_for(
         return ", and ".join([f"{rest:.0f} s of {step.at_least_s:g} s are left to hold", *undecided])
     if undecided:
         return undecided[0]
-    return None if signals.confirmed else (signals.unconfirmed or "the webhook's confirmation")
+    return None if signals.confirmed else (signals.unconfirmed or WEBHOOK)
 
 
 def _absent(spec: RolloutSpec, step: Step, signals: Signals) -> str:
@@ -179,9 +182,12 @@ def _onward(spec: RolloutSpec, signals: Signals) -> Conclusion:
 def is_decided(
     spec: RolloutSpec, signals: Signals, progress: Progress, findings: Mapping[str, Finding]
 ) -> bool:
-    """Whether no verdict is missing: whatever else the step waits for, its deadline does not run."""
+    """Whether no verdict is missing: whatever else the step waits for, its deadline does not run.
+
+    Before the first step that is the candidate's first replica.
+    """
     if signals.step < 0:
-        return False
+        return signals.serving > 0
     step = spec.steps[signals.step]
     return step.approve or bool(progress.answered and not _undecided(spec, step, findings))
 

@@ -24,8 +24,8 @@ class Signals(StrictModel):
     bytes that the largest replica of each holds; None where one has not told, and in looks of old.
     `fresh`: replicas of stable that are as new, where the policy asks for them; `no_fresh` says why there are
     none. `can_go_back`: stable answers, or nobody would lose an answer by it. `confirmed`: all webhooks that
-    must agree to the next step have; `unconfirmed` says who has not, and why. `resumes`: how often people have
-    let it go on, where failed gates pause it.
+    must agree to the next step have; `unconfirmed` says who has not, and why. `resumes`: how often people
+    have let it go on, where failed gates pause it.
     """
 
     phase: Phase

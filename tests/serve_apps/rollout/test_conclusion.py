@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_apps.rollout.conclusion import NO_TRAFFIC, Action, conclude
+from serve_apps.rollout.conclusion import NO_TRAFFIC, WEBHOOK, Action, conclude
 from serve_apps.rollout.judge.finding import Finding, Verdict
 from serve_apps.rollout.looks import Progress, Signals
 from serve_apps.rollout.spec import RolloutSpec
@@ -155,22 +155,30 @@ def test_the_first_step_is_taken_once_a_replica_serves():
     assert done.why == "1 replicas of the candidate serve; its first weight is 5%"
 
 
-@pytest.mark.parametrize(
-    ("met", "why"),
-    [
-        ({"serving": 0}, "no replica of the candidate serves yet"),
-        (
-            {"confirmed": False, "unconfirmed": "http://ci does not agree: red"},
-            "http://ci does not agree: red",
-        ),
-    ],
-)
-def test_before_that_it_waits_until_the_start_deadline(met, why):
-    early = concluded(met=signals(**PENDING, **met), watched_s=899.0)
+def test_before_that_it_waits_until_the_start_deadline():
+    silent = signals(**PENDING, serving=0, confirmed=False, unconfirmed="http://ci does not agree: red")
+    why = "no replica of the candidate serves yet"
+    early = concluded(met=silent, watched_s=899.0)
     assert (early.action, early.why) == (Action.HOLD, why)
-    late = concluded(met=signals(**PENDING, **met), watched_s=900.0)
+    late = concluded(met=silent, watched_s=900.0)
     assert (late.action, late.reason) == (Action.ROLL_BACK, Reason.CANDIDATE_DOWN)
     assert late.why == f"{why}, after 15m"
+
+
+def test_whoever_does_not_agree_to_the_start_has_no_deadline():
+    why = "http://ci does not agree: red"
+    done = concluded(met=signals(**PENDING, confirmed=False, unconfirmed=why), watched_s=1e6)
+    assert (done.action, done.why) == (Action.HOLD, why)
+    assert concluded(met=signals(**PENDING, confirmed=False)).why == WEBHOOK
+
+
+def test_a_replica_that_has_served_meanwhile_is_waited_for_as_long_again():
+    known = Progress(watched_s=9999.0, decided_s=9100.0)
+    findings = {name: found(verdict) for name, verdict in PASSED.items()}
+    gone = signals(**PENDING, serving=0)
+    assert conclude(policy(), gone, known, findings).action is Action.HOLD
+    later = known.model_copy(update={"watched_s": 10_000.0})
+    assert conclude(policy(), gone, later, findings).action is Action.ROLL_BACK
 
 
 def test_a_step_that_waits_for_a_person_holds_until_it_is_approved():
