@@ -221,12 +221,13 @@ def command_for(facts: Facts, conclusion: Conclusion) -> Command | None:
 
 def _advance(facts: Facts) -> Advance:
     spec, step = facts.spec, facts.state.step + 1
-    weight = spec.steps[step].weight
+    weight, approve = spec.steps[step].weight, spec.steps[step].approve
     return Advance(
         model=facts.model,
         rollout=facts.id,
         step=step,
         weight=facts.state.weight if weight is None else weight,
+        awaits_approval=approve,
         judging=Judging(
             rollout=facts.id, match=spec.match, shadow=spec.shadow, texts=spec.texts, fresh=facts.fresh
         ),
