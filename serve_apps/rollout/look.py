@@ -13,7 +13,7 @@ from serve_apps.rollout.judge.evidence import begin, update
 from serve_apps.rollout.judge.finding import Finding, Verdict, finding, untested
 from serve_apps.rollout.judge.shown import Sketches
 from serve_apps.rollout.judge.terms import QUANTILES, Test
-from serve_apps.rollout.looks import Counted, LookInputs, Progress, Shown, Signals, Strata
+from serve_apps.rollout.looks import Counted, LookInputs, Progress, Shown, Signals, Strata, Told
 from serve_apps.rollout.outside.verdict import Answer
 from serve_apps.rollout.questions import increment, is_tested, tests
 from serve_apps.rollout.resuming import resumed
@@ -37,6 +37,7 @@ def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progr
     asked = tests(spec)
     step = max(inputs.signals.step, 0)
     before = resumed(spec, asked, before, inputs.signals)
+    inputs = inputs.model_copy(update={"told": _once(before, inputs.told)})
     progress = _timed(before, inputs)
     evidence = {
         gate.name: update(
@@ -84,6 +85,12 @@ def _answered(inputs: LookInputs) -> int:
     """Those that come late from an earlier step say nothing of this one's traffic."""
     now = [one for one in inputs.counted if one.revision >= inputs.signals.revision]
     return sum(one.candidate.counts.get("requests", 0) for one in now)
+
+
+def _once(before: Progress, told: Mapping[str, Told]) -> dict[str, Told]:
+    """Without rounds that have been judged already: their questions would be bet on twice."""
+    due = before.rounds
+    return {name: one for name, one in told.items() if one.round is None or one.round == due.get(name, 0)}
 
 
 def _rounds(inputs: LookInputs) -> dict[str, int]:
