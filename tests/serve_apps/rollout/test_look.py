@@ -40,6 +40,7 @@ EVERY_KIND = RolloutSpec.model_validate(
             {"webhook": HOOK},
             {"prometheus": {"url": "http://prometheus", "query": "up"}, "max": 3},
         ],
+        "shadow": {"sample": 0.2},
     }
 )
 WEBHOOK, QUALITY = "webhook http://ci/gate", "quality max_drop"
@@ -232,3 +233,16 @@ def test_answers_count_for_the_step_whose_weight_sent_them():
         EVERY_KIND, known, LookInputs(at=START, signals=signals(step=1, revision=3), counted=seen)
     )
     assert known.answered == 0
+
+
+@pytest.mark.parametrize("again", [0, 5])
+def test_each_round_of_a_held_out_set_is_bet_on_once_and_in_order(again):
+    told = Told(differences=((0.0, 40),), round=0)
+    known, first = look(EVERY_KIND, Progress(), LookInputs(at=START, signals=signals(), told={QUALITY: told}))
+    other = told.model_copy(update={"round": again})
+    known, second = look(EVERY_KIND, known, LookInputs(at=START, signals=signals(), told={QUALITY: other}))
+    assert second.findings[QUALITY] == first.findings[QUALITY]
+    assert known.rounds == {QUALITY: 1}
+    following = told.model_copy(update={"round": 1})
+    known, third = look(EVERY_KIND, known, LookInputs(at=START, signals=signals(), told={QUALITY: following}))
+    assert third.findings[QUALITY].samples == 80
