@@ -2,66 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from serve_apps.rollout.conclusion import NO_TRAFFIC, WEBHOOK, Action, conclude
-from serve_apps.rollout.judge.finding import Finding, Verdict
-from serve_apps.rollout.looks import Progress, Signals
-from serve_apps.rollout.spec import RolloutSpec
+from serve_apps.rollout.conclusion import NO_TRAFFIC, Action, conclude
+from serve_apps.rollout.judge.finding import Verdict
+from serve_apps.rollout.looks import Progress
 from serve_apps.rollout.states import Phase, Reason
-
-ERRORS, TTFT, LIMIT = "error_rate max_ratio", "ttft p50 max_ratio", "timeout_rate max"
-PASSED = dict.fromkeys((ERRORS, TTFT, LIMIT), Verdict.PASS)
-
-
-def policy(severity="normal", **changes):
-    return RolloutSpec.model_validate(
-        {
-            "candidate": "v2",
-            "steps": [{"weight": 5, "hold": "30s"}, {"approve": True}, {"weight": 100}],
-            "gates": [
-                {"metric": "error_rate", "max_ratio": 1.5, "severity": severity, "min_samples": 20},
-                {"metric": "ttft", "quantile": 0.5, "max_ratio": 1.5, "min_samples": 20},
-                {"metric": "timeout_rate", "max": "5%", "min_samples": 20},
-            ],
-            **changes,
-        }
-    )
-
-
-def signals(**changes):
-    fields = {
-        "phase": Phase.PROGRESSING,
-        "step": 0,
-        "approved": -1,
-        "weight": 5.0,
-        "revision": 7,
-        "gateways": {"g1": 7, "g2": 8},
-        "serving": 1,
-    }
-    return Signals(**{**fields, **changes})
-
-
-def found(verdict, samples=100, missing=None):
-    return Finding(
-        verdict=verdict,
-        reason=f"it is a {verdict.value}",
-        effect=1.0,
-        low=None,
-        high=None,
-        limit=1.5,
-        samples=samples,
-        missing=missing,
-        log_e_worse=0.0,
-        log_e_fine=0.0,
-    )
-
-
-def concluded(spec=None, met=None, watched_s=60.0, answered=100, **verdicts):
-    named = {"errors": ERRORS, "ttft": TTFT, "limit": LIMIT}
-    findings = {name: found(verdict) for name, verdict in PASSED.items()}
-    for short, finding in verdicts.items():
-        findings[named[short]] = finding if isinstance(finding, Finding) else found(finding)
-    known = Progress(step=0, watched_s=watched_s, answered=answered)
-    return conclude(spec or policy(), met or signals(), known, findings)
+from tests.serve_apps.rollout.concluding import ERRORS, LIMIT, TTFT, concluded, found, policy, signals
 
 
 def test_with_all_gates_passed_and_the_time_held_the_next_step_is_taken():
@@ -155,32 +100,6 @@ def test_the_first_step_is_taken_once_a_replica_serves():
     assert done.why == "1 replicas of the candidate serve; its first weight is 5%"
 
 
-def test_before_that_it_waits_until_the_start_deadline():
-    silent = signals(**PENDING, serving=0, confirmed=False, unconfirmed="http://ci does not agree: red")
-    why = "no replica of the candidate serves yet"
-    early = concluded(met=silent, watched_s=899.0)
-    assert (early.action, early.why) == (Action.HOLD, why)
-    late = concluded(met=silent, watched_s=900.0)
-    assert (late.action, late.reason) == (Action.ROLL_BACK, Reason.CANDIDATE_DOWN)
-    assert late.why == f"{why}, after 15m"
-
-
-def test_whoever_does_not_agree_to_the_start_has_no_deadline():
-    why = "http://ci does not agree: red"
-    done = concluded(met=signals(**PENDING, confirmed=False, unconfirmed=why), watched_s=1e6)
-    assert (done.action, done.why) == (Action.HOLD, why)
-    assert concluded(met=signals(**PENDING, confirmed=False)).why == WEBHOOK
-
-
-def test_a_replica_that_has_served_meanwhile_is_waited_for_as_long_again():
-    known = Progress(watched_s=9999.0, decided_s=9100.0)
-    findings = {name: found(verdict) for name, verdict in PASSED.items()}
-    gone = signals(**PENDING, serving=0)
-    assert conclude(policy(), gone, known, findings).action is Action.HOLD
-    later = known.model_copy(update={"watched_s": 10_000.0})
-    assert conclude(policy(), gone, later, findings).action is Action.ROLL_BACK
-
-
 def test_a_step_that_waits_for_a_person_holds_until_it_is_approved():
     done = concluded(met=signals(step=1))
     assert (done.action, done.why) == (Action.HOLD, "a person's approval")
@@ -225,12 +144,6 @@ def test_no_step_passes_without_an_answer_of_the_candidate(gates, met, then):
     assert conclude(spec, signals(**met), heard, passed).action is then
 
 
-def test_one_that_nobody_asks_has_no_verdict_by_the_deadline():
-    spec = policy(deadline="10m", on_inconclusive="rollback")
-    late = concluded(spec, watched_s=600.0, answered=0)
-    assert (late.reason, late.why) == (Reason.INCONCLUSIVE, f"no verdict for 10m: {NO_TRAFFIC}")
-
-
 def test_an_inconclusive_gate_holds_and_the_one_that_misses_most_is_named():
     done = concluded(
         errors=found(Verdict.INCONCLUSIVE, missing=70), limit=found(Verdict.INCONCLUSIVE, missing=400)
@@ -243,63 +156,7 @@ def test_an_inconclusive_gate_holds_and_the_one_that_misses_most_is_named():
     assert alone.why == f"{ERRORS} is inconclusive: it is a inconclusive"
 
 
-def test_without_a_deadline_no_verdict_holds_for_ever():
-    assert concluded(watched_s=1e9, errors=Verdict.INCONCLUSIVE).action is Action.HOLD
-
-
-def test_no_verdict_by_the_deadline_does_what_the_policy_says():
-    taking_back = policy(deadline="10m", on_inconclusive="rollback")
-    assert concluded(taking_back, watched_s=599.0, errors=Verdict.INCONCLUSIVE).action is Action.HOLD
-    late = concluded(taking_back, watched_s=600.0, errors=Verdict.INCONCLUSIVE)
-    assert (late.action, late.reason) == (Action.ROLL_BACK, Reason.INCONCLUSIVE)
-    assert late.why.startswith(f"no verdict for 10m: {ERRORS} is inconclusive")
-    held = concluded(policy(deadline="10m"), watched_s=600.0, errors=Verdict.INCONCLUSIVE)
-    assert (held.action, held.why) == (Action.HOLD, late.why)
-
-
-SOAKING = {
-    "steps": [{"weight": 100, "soak": "24h"}],
-    "deadline": "1h",
-    "on_inconclusive": "rollback",
-}
-
-
-def test_a_step_that_waits_for_its_time_alone_has_its_verdict():
-    for watched_s in (3600.0, 86_399.0):
-        done = concluded(policy(**SOAKING), FULL_AT_ONCE, watched_s=watched_s)
-        left = f"{86_400 - watched_s:.0f} s of 86400 s are left to hold"
-        assert (done.action, done.why) == (Action.HOLD, left)
-    assert concluded(policy(**SOAKING), FULL_AT_ONCE, watched_s=86_400.0).action is Action.PROMOTE
-
-
-def test_the_deadline_runs_while_a_step_is_held_too():
-    done = concluded(policy(**SOAKING), FULL_AT_ONCE, watched_s=3600.0, limit=Verdict.INCONCLUSIVE)
-    assert (done.action, done.reason) == (Action.ROLL_BACK, Reason.INCONCLUSIVE)
-    left = "82800 s of 86400 s are left to hold"
-    assert done.why.startswith(f"no verdict for 1h: {left}, and {LIMIT} is inconclusive")
-
-
-def test_the_deadline_runs_from_the_last_verdict():
-    known = Progress(step=0, watched_s=7200.0, decided_s=3601.0)
-    findings = dict.fromkeys(PASSED, found(Verdict.INCONCLUSIVE))
-    assert conclude(policy(**SOAKING), FULL_AT_ONCE, known, findings).action is Action.HOLD
-    later = known.model_copy(update={"watched_s": 7201.0})
-    assert conclude(policy(**SOAKING), FULL_AT_ONCE, later, findings).action is Action.ROLL_BACK
-
-
-@pytest.mark.parametrize("met", [{"confirmed": False}, {"serving": 0}, {"gateways": {"g1": 6}}])
-def test_what_is_no_verdict_has_no_deadline(met):
-    spec = policy(deadline="10m", on_inconclusive="rollback")
-    assert concluded(spec, signals(**met), watched_s=1e6).action is Action.HOLD
-
-
-def test_a_person_has_no_deadline():
-    spec = policy(deadline="10m", on_inconclusive="rollback")
-    assert concluded(spec, signals(step=1), watched_s=1e6).action is Action.HOLD
-
-
 FULL = signals(step=2, weight=100.0)
-FULL_AT_ONCE = signals(weight=100.0)
 
 
 def test_at_all_of_the_traffic_a_comparison_is_over_but_a_limit_of_its_own_is_not():
@@ -332,13 +189,6 @@ def test_a_step_below_half_waits_for_a_fresh_replica_where_one_is_compared_with(
     done = concluded(spec, signals(fresh=fresh, no_fresh="v1 has a fixed number"))
     assert (done.action is Action.HOLD) == holds
     assert (done.why == "no fresh replica of stable serves: v1 has a fixed number") == holds
-
-
-def test_one_that_never_comes_is_a_step_without_a_verdict():
-    spec = policy(baseline="fresh", deadline="10m", on_inconclusive="rollback")
-    done = concluded(spec, signals(no_fresh="none yet"), watched_s=600.0, errors=Verdict.INCONCLUSIVE)
-    assert (done.action, done.reason) == (Action.ROLL_BACK, Reason.INCONCLUSIVE)
-    assert "no fresh replica of stable serves: none yet" in done.why
 
 
 def test_a_candidate_that_fails_is_taken_back_without_one_too():
