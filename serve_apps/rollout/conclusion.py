@@ -14,6 +14,9 @@ from serve_apps.rollout.spec import Baseline, OnFail, OnInconclusive, RolloutSpe
 from serve_apps.rollout.states import Phase, Reason, percent
 from serve_apps.rollout.units import written
 
+WEBHOOK = "the webhook's confirmation"
+NO_TRAFFIC = "held for want of traffic: the candidate has answered nobody at this step yet"
+
 
 class Action(StrEnum):
     """What a look leads to."""
@@ -39,10 +42,11 @@ def conclude(
 ) -> Conclusion:
     """Bad news first: what is down, what failed. Then whether the step has all that it needs, or is late.
 
-    What is to be taken back is kept while that would lose answers, unless the candidate is down itself.
+    What is to be taken back is kept while that would lose answers: the candidate answers, stable does not.
     """
     found = _conclude(spec, signals, progress, findings)
-    if found.action is not Action.ROLL_BACK or found.reason is Reason.CANDIDATE_DOWN or signals.can_go_back:
+    is_gone = found.reason is Reason.CANDIDATE_DOWN and not signals.serving
+    if found.action is not Action.ROLL_BACK or is_gone or signals.can_go_back:
         return found
     why = f"{found.why}; no replica of stable serves to go back to"
     return found.model_copy(update={"action": Action.HOLD, "why": why})
@@ -61,14 +65,20 @@ def _conclude(
         case Phase.PENDING:
             return _pending(spec, signals, progress)
     waits_for = _waits_for(spec, spec.steps[signals.step], signals, progress, findings)
-    return _onward(spec, signals) if waits_for is None else _waiting(spec, signals, progress, waits_for)
+    if waits_for is None:
+        return _onward(spec, signals)
+    return (
+        _hold(waits_for)
+        if is_decided(spec, signals, progress, findings)
+        else _waiting(spec, progress, waits_for)
+    )
 
 
-def _waiting(spec: RolloutSpec, signals: Signals, progress: Progress, waits_for: str) -> Conclusion:
+def _waiting(spec: RolloutSpec, progress: Progress, waits_for: str) -> Conclusion:
     deadline = spec.deadline
-    if deadline is None or progress.watched_s < deadline.total_seconds() or not _is_judging(spec, signals):
+    if deadline is None or progress.undecided_s < deadline.total_seconds():
         return _hold(waits_for)
-    late = f"no verdict {written(deadline)} into the step: {waits_for}"
+    late = f"no verdict for {written(deadline)}: {waits_for}"
     if spec.on_inconclusive is OnInconclusive.ROLLBACK:
         return _take_back(Reason.INCONCLUSIVE, late)
     return _hold(late)
@@ -102,8 +112,10 @@ def _pending(spec: RolloutSpec, signals: Signals, progress: Progress) -> Conclus
             reason=Reason.STEP_TAKEN,
             why=f"{signals.serving} replicas of the candidate serve; its first weight is {percent(first)}",
         )
-    waits_for = signals.unconfirmed or "no replica of the candidate serves yet"
-    if progress.watched_s >= spec.start_deadline.total_seconds():
+    if signals.serving:
+        return _hold(signals.unconfirmed or WEBHOOK)
+    waits_for = "no replica of the candidate serves yet"
+    if progress.undecided_s >= spec.start_deadline.total_seconds():
         return _take_back(Reason.CANDIDATE_DOWN, f"{waits_for}, after {written(spec.start_deadline)}")
     return _hold(waits_for)
 
@@ -118,13 +130,13 @@ def _waits_for(
         return f"{len(behind)} of {len(signals.gateways)} gateways have not taken up the weight yet"
     if absent := _absent(spec, step, signals):
         return absent
+    undecided = _without_verdict(_undecided(spec, step, findings), progress, findings)
     if progress.watched_s < step.at_least_s:
         rest = step.at_least_s - progress.watched_s
-        return f"{rest:.0f} s of {step.at_least_s:g} s are left to hold"
-    missing = [gate for gate in spec.judged if not _is_enough(gate, step, findings[gate.name])]
-    if missing:
-        return _missing(missing, findings)
-    return None if signals.confirmed else (signals.unconfirmed or "the webhook's confirmation")
+        return ", and ".join([f"{rest:.0f} s of {step.at_least_s:g} s are left to hold", *undecided])
+    if undecided:
+        return undecided[0]
+    return None if signals.confirmed else (signals.unconfirmed or WEBHOOK)
 
 
 def _absent(spec: RolloutSpec, step: Step, signals: Signals) -> str:
@@ -140,6 +152,13 @@ def _is_enough(gate: Gate, step: Step, finding: Finding) -> bool:
     if step.weight == 100 and gate.needs_answers_of_baseline:
         return finding.samples >= gate.min_samples
     return finding.verdict is Verdict.PASS
+
+
+def _without_verdict(missing: list[Gate], progress: Progress, findings: Mapping[str, Finding]) -> list[str]:
+    """Why there is none yet, whatever the gates are; empty once there is one."""
+    if missing:
+        return [_missing(missing, findings)]
+    return [] if progress.answered else [NO_TRAFFIC]
 
 
 def _missing(gates: list[Gate], findings: Mapping[str, Finding]) -> str:
@@ -160,8 +179,21 @@ def _onward(spec: RolloutSpec, signals: Signals) -> Conclusion:
     return Conclusion(action=Action.ADVANCE, reason=Reason.STEP_TAKEN, why=why)
 
 
-def _is_judging(spec: RolloutSpec, signals: Signals) -> bool:
-    return signals.step >= 0 and not spec.steps[signals.step].approve
+def is_decided(
+    spec: RolloutSpec, signals: Signals, progress: Progress, findings: Mapping[str, Finding]
+) -> bool:
+    """Whether no verdict is missing: whatever else the step waits for, its deadline does not run.
+
+    Before the first step that is the candidate's first replica.
+    """
+    if signals.step < 0:
+        return signals.serving > 0
+    step = spec.steps[signals.step]
+    return step.approve or bool(progress.answered and not _undecided(spec, step, findings))
+
+
+def _undecided(spec: RolloutSpec, step: Step, findings: Mapping[str, Finding]) -> list[Gate]:
+    return [gate for gate in spec.judged if not _is_enough(gate, step, findings[gate.name])]
 
 
 def _hold(why: str) -> Conclusion:

@@ -227,18 +227,20 @@ def command_for(facts: Facts, conclusion: Conclusion) -> Command | None:
             return Pause(model=model, rollout=rollout, why=conclusion.reason or Reason.PAUSED)
         case Action.ROLL_BACK:
             why = conclusion.reason or Reason.GATE_FAILED
-            # One that is down has no traffic that stable would have to take.
-            return Rollback(model=model, rollout=rollout, why=why, force=why is Reason.CANDIDATE_DOWN)
+            # One of which nothing serves has no traffic that stable would have to take.
+            force = why is Reason.CANDIDATE_DOWN and not facts.signals.serving
+            return Rollback(model=model, rollout=rollout, why=why, force=force)
 
 
 def _advance(facts: Facts) -> Advance:
     spec, step = facts.spec, facts.state.step + 1
-    weight = spec.steps[step].weight
+    weight, approve = spec.steps[step].weight, spec.steps[step].approve
     return Advance(
         model=facts.model,
         rollout=facts.id,
         step=step,
         weight=facts.state.weight if weight is None else weight,
+        awaits_approval=approve,
         judging=Judging(
             rollout=facts.id, match=spec.match, shadow=spec.shadow, texts=spec.texts, fresh=facts.fresh
         ),

@@ -43,6 +43,9 @@ _LIMITS = ("max", "min", "max_ratio", "min_ratio", "max_increase", "max_drop")
 
 _LEAST_OF_THRESHOLDS = 100
 
+LEAST_EVERY = timedelta(minutes=1)
+"""Twice the longest time between two looks, so that a round is judged before the next one is asked."""
+
 STORED = {"stored": True}
 """To read what was stored with: all defaults are written out in it, some of which have been others."""
 
@@ -110,6 +113,8 @@ class Gate(StrictModel):
             raise ValueError("give exactly one of `metric`, `prometheus` and `webhook`")
         if info.context != STORED:
             self._check_keys(given[0])
+            if self.every < LEAST_EVERY:
+                raise ValueError(f"`every` is {written(LEAST_EVERY)} or more, which no round overtakes")
         if self.metric is not None:
             self._check_metric(_known(self.metric))
         elif self.prometheus is not None:

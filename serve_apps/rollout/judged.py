@@ -91,12 +91,13 @@ def advance(command: Advance, situation: Situation, policy: TrafficPolicy) -> De
         requirements.require_serving(situation, active.candidate)
     moved = command.weight != policy.weight or command.judging != policy.judging
     taken = {"phase": Phase.PROGRESSING, "reason": Reason.STEP_TAKEN, "weight": command.weight}
+    at = {"step": command.step, "awaits_approval": command.awaits_approval}
     return Decision(
         policy=next_policy(policy, policy.stable, active.candidate, command.weight, command.judging)
         if moved
         else policy,
         aliases=alias_moves(situation, {CANDIDATE: active.candidate}),
-        rollout=active.model_copy(update={**taken, "step": command.step}),
+        rollout=active.model_copy(update={**taken, **at}),
         sentence=f"{situation.model}: step {command.step + 1} of {active.steps}, weight of "
         f"{active.candidate} from {percent(policy.weight)} to {percent(command.weight)}",
     )
@@ -105,6 +106,13 @@ def advance(command: Advance, situation: Situation, policy: TrafficPolicy) -> De
 def approve(situation: Situation, policy: TrafficPolicy) -> Decision:
     """The step that the rollout is at needs no more word of a person."""
     active = _require_judged(situation, "approve")
+    if not active.awaits_approval:
+        raise ConflictError(
+            f"The rollout of `{situation.model}:{active.candidate}` is at step {active.step + 1} of "
+            f"{active.steps}, which waits for no approval.",
+            code="rollout.no_approval",
+            hint=f"`linnet rollout status {situation.model}` shows what it waits for, and its steps.",
+        )
     if active.approved >= active.step:
         raise ConflictError(
             f"Step {active.step + 1} of the rollout of `{situation.model}:{active.candidate}` is approved.",
@@ -145,11 +153,13 @@ def resume(situation: Situation, policy: TrafficPolicy) -> Decision:
             f"The rollout of `{situation.model}:{active.candidate}` is not paused.", code="rollout.not_paused"
         )
     phase = Phase.PENDING if active.step < 0 else Phase.PROGRESSING
+    anew = "; what has failed is judged anew" if active.reason is Reason.GATE_FAILED else ""
     return Decision(
         policy=policy,
         aliases=(),
         rollout=active.model_copy(update={"phase": phase, "reason": Reason.RESUMED}),
-        sentence=f"{situation.model}: rollout of {active.candidate} resumed at {percent(policy.weight)}",
+        sentence=f"{situation.model}: rollout of {active.candidate} resumed at {percent(policy.weight)}"
+        f"{anew}",
     )
 
 

@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 
 from cluster.config import StrictModel
 from serve_apps.rollout import compact, replica_gates
-from serve_apps.rollout.conclusion import Conclusion, conclude
+from serve_apps.rollout.conclusion import Conclusion, conclude, is_decided
 from serve_apps.rollout.gate_spec import Gate
 from serve_apps.rollout.judge.evidence import begin, update
 from serve_apps.rollout.judge.finding import Finding, Verdict, finding, untested
 from serve_apps.rollout.judge.shown import Sketches
 from serve_apps.rollout.judge.terms import QUANTILES, Test
-from serve_apps.rollout.looks import Counted, LookInputs, Progress, Shown, Signals, Strata
+from serve_apps.rollout.looks import Counted, LookInputs, Progress, Shown, Signals, Strata, Told
 from serve_apps.rollout.outside.verdict import Answer
 from serve_apps.rollout.questions import increment, is_tested, tests
+from serve_apps.rollout.resuming import resumed
 from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.rollout.states import Phase
 
@@ -35,6 +36,8 @@ def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progr
     """The same whenever it is done: no clock, no store, no chance."""
     asked = tests(spec)
     step = max(inputs.signals.step, 0)
+    before = resumed(spec, asked, before, inputs.signals)
+    inputs = inputs.model_copy(update={"told": _once(before, inputs.told)})
     progress = _timed(before, inputs)
     evidence = {
         gate.name: update(
@@ -51,6 +54,7 @@ def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progr
     news = {name: told.answer for name, told in inputs.told.items() if told.answer is not None}
     progress = progress.model_copy(
         update={
+            "answered": progress.answered + _answered(inputs),
             "evidence": evidence,
             "past": _past(before.past, inputs.counted, quantities),
             "shown": _shown(progress.shown, inputs.counted, quantities),
@@ -60,20 +64,33 @@ def look(spec: RolloutSpec, before: Progress, inputs: LookInputs) -> tuple[Progr
         }
     )
     findings = {gate.name: _find(gate, asked.get(gate.name), progress, inputs.signals) for gate in spec.gates}
+    if is_decided(spec, inputs.signals, progress, findings):
+        progress = progress.model_copy(update={"decided_s": progress.watched_s})
     return progress, Outcome(findings=findings, conclusion=conclude(spec, inputs.signals, progress, findings))
 
 
 def _timed(before: Progress, inputs: LookInputs) -> Progress:
     """With the time since the last look, or with none where the step is a new one."""
     if before.step != inputs.signals.step or before.looked_at is None:
-        return before.model_copy(
-            update={"looked_at": inputs.at, "step": inputs.signals.step, "watched_s": 0.0, "shown": {}}
-        )
+        new = {"step": inputs.signals.step, "watched_s": 0.0, "decided_s": 0.0, "answered": 0, "shown": {}}
+        return before.model_copy(update={"looked_at": inputs.at, **new})
     gap = min(max(_seconds(before.looked_at, inputs.at), 0.0), LONGEST_GAP_S)
     if inputs.signals.phase is Phase.PAUSED:
         # Else a rollout that goes on after a long pause would be late at once.
         gap = 0.0
     return before.model_copy(update={"looked_at": inputs.at, "watched_s": before.watched_s + gap})
+
+
+def _answered(inputs: LookInputs) -> int:
+    """Those that come late from an earlier step say nothing of this one's traffic."""
+    now = [one for one in inputs.counted if one.revision >= inputs.signals.revision]
+    return sum(one.candidate.counts.get("requests", 0) for one in now)
+
+
+def _once(before: Progress, told: Mapping[str, Told]) -> dict[str, Told]:
+    """Without rounds that have been judged already: their questions would be bet on twice."""
+    due = before.rounds
+    return {name: one for name, one in told.items() if one.round is None or one.round == due.get(name, 0)}
 
 
 def _rounds(inputs: LookInputs) -> dict[str, int]:
@@ -119,7 +136,7 @@ def _find(gate: Gate, test: Test | None, progress: Progress, signals: Signals) -
         missing = progress.missing.get(gate.name)
         return found.model_copy(update={"reason": missing}) if missing and not found.samples else found
     if gate.metric is not None:
-        return replica_gates.find(gate, signals)
+        return replica_gates.find(gate, signals, forgiven=progress.forgiven)
     answer = progress.answers.get(gate.name)
     if answer is None:
         answer = Answer(verdict="inconclusive", reason="it has not answered yet")

@@ -24,7 +24,8 @@ class Signals(StrictModel):
     bytes that the largest replica of each holds; None where one has not told, and in looks of old.
     `fresh`: replicas of stable that are as new, where the policy asks for them; `no_fresh` says why there are
     none. `can_go_back`: stable answers, or nobody would lose an answer by it. `confirmed`: all webhooks that
-    must agree to the next step have; `unconfirmed` says who has not, and why.
+    must agree to the next step have; `unconfirmed` says who has not, and why. `resumes`: how often people
+    have let it go on, where failed gates pause it.
     """
 
     phase: Phase
@@ -43,6 +44,7 @@ class Signals(StrictModel):
     can_go_back: bool = True
     confirmed: bool = True
     unconfirmed: str = ""
+    resumes: int = 0
 
 
 class Counted(StrictModel):
@@ -87,17 +89,28 @@ class Progress(StrictModel):
     """What is known after a look.
 
     `watched_s`: for how long looks have gone on at this step; pauses, and time in which nobody looked, are
-    not in it. `evidence` by gate; `past`: the baseline's values since the rollout began, by metric and
-    stratum; `shown` by metric; `answers`: the newest word from outside, by gate. `rounds` of a held-out set
-    are done; `missing`: why the newest one gave nothing.
+    not in it. `decided_s` of it had passed when no verdict was missing last. `answered`: by the candidate, of
+    requests that were sent by this step's weight. `evidence` by gate; `past`: the baseline's values since the
+    rollout began, by metric and stratum; `shown` by metric; `answers`: the newest word from outside, by gate.
+    `rounds` of a held-out set are done; `missing`: why the newest gave nothing.
+    `resumes` have been seen to, with so many lost replicas `forgiven`.
     """
 
     looked_at: datetime | None = None
     step: int = -1
     watched_s: float = 0.0
+    decided_s: float = 0.0
+    answered: int = 0
     evidence: dict[str, Evidence] = Field(default_factory=dict)
     past: dict[str, Strata] = Field(default_factory=dict)
     shown: dict[str, Shown] = Field(default_factory=dict)
     answers: dict[str, Answer] = Field(default_factory=dict)
     rounds: dict[str, int] = Field(default_factory=dict)
     missing: dict[str, str] = Field(default_factory=dict)
+    resumes: int = 0
+    forgiven: int = 0
+
+    @property
+    def undecided_s(self) -> float:
+        """For how long it has been without a verdict."""
+        return self.watched_s - self.decided_s

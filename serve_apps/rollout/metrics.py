@@ -54,6 +54,8 @@ def _quantity(name: str, unit: Unit, *, lower_is_worse: bool | None = False) -> 
 MEMORY = "memory"
 QUALITY = "quality"
 LOGPROB = "mean_logprob"
+OTHER_SCRIPTS = "wrong_script_rate"
+BANNED_WORDS = "banned_word_rate"
 
 METRICS = {
     metric.name: metric
@@ -68,8 +70,8 @@ METRICS = {
         _rate("refusal_rate", "refusal", "texts"),
         _rate("repetition_rate", "repetition", "texts"),
         _rate("invalid_json_rate", "invalid_json", "json_texts"),
-        _rate("wrong_script_rate", "wrong_script", "texts"),
-        _rate("banned_word_rate", "banned_word", "texts"),
+        _rate(OTHER_SCRIPTS, "wrong_script", "texts"),
+        _rate(BANNED_WORDS, "banned_word", "texts"),
         _quantity("ttft", Unit.SECONDS),
         _quantity("itl", Unit.SECONDS),
         _quantity("e2el", Unit.SECONDS),

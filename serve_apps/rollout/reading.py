@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cluster.judging import Fresh
@@ -19,7 +19,7 @@ from serve_apps.rollout import beside, records, requirements
 from serve_apps.rollout.bookmark import Bookmark, news
 from serve_apps.rollout.looks import Counted, Progress, Signals
 from serve_apps.rollout.outside import replicas
-from serve_apps.rollout.spec import RolloutSpec
+from serve_apps.rollout.spec import OnFail, RolloutSpec
 from serve_apps.rollout.states import ACTIVE, RolloutState, Situation
 
 GATEWAY_SILENT = timedelta(seconds=35)
@@ -81,7 +81,9 @@ def read(session: Session, rollout: int, now: datetime) -> Facts | None:
         read_before=before,
         bookmark=bookmark,
         counted=counted,
-        signals=_signals(session, row, state, own, now).model_copy(update=_of_fresh(session, row, fresh)),
+        signals=_signals(session, row, state, own, now).model_copy(
+            update={**_of_fresh(session, row, fresh), "resumes": _resumes(session, rollout, spec)}
+        ),
         fresh=fresh,
     )
 
@@ -135,6 +137,13 @@ def _of_fresh(session: Session, row: RolloutRow, fresh: Fresh | None) -> dict[st
         return {}
     found, why_none = beside.read(session, row, fresh)
     return {"fresh": found, "no_fresh": why_none}
+
+
+def _resumes(session: Session, rollout: int, spec: RolloutSpec) -> int:
+    if spec.on_fail is not OnFail.PAUSE:
+        return 0
+    query = select(func.count()).where(DecisionRow.rollout_id == rollout, DecisionRow.command == "resume")
+    return session.scalar(query) or 0
 
 
 def _first_revision(session: Session, rollout: int) -> int:

@@ -147,7 +147,15 @@ def state_of(row: RolloutRow) -> RolloutState:
         steps=row.steps,
         step=row.step,
         approved=row.approved,
+        awaits_approval=_awaits_approval(row),
     )
+
+
+def _awaits_approval(row: RolloutRow) -> bool:
+    """From the policy as it is stored, so that one which cannot be read may still be ended."""
+    if row.spec is None or row.step < 0:
+        return False
+    return bool(row.spec["steps"][row.step]["approve"])
 
 
 def spec_of(row: RolloutRow) -> RolloutSpec | None:

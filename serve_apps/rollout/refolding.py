@@ -55,7 +55,9 @@ def replay(spec: RolloutSpec, rows: Iterable[LookRow]) -> Iterator[Redone]:
     for row in rows:
         inputs = LookInputs.model_validate(row.inputs)
         # A pause was a person's, or of the policy that was; this one goes on until it says otherwise.
-        signals = inputs.signals.model_copy(update={"step": step, "phase": phase, "approved": step})
+        signals = inputs.signals.model_copy(
+            update={"step": step, "phase": phase, "approved": step, "resumes": 0}
+        )
         inputs = inputs.model_copy(update={"signals": signals})
         progress, outcome = look(spec, progress, inputs)
         yield Redone(row.seq, inputs, progress, outcome, Outcome.model_validate(row.outcome))

@@ -6,13 +6,18 @@ from serve_apps.rollout import quantities
 from serve_apps.rollout.gate_spec import Gate
 from serve_apps.rollout.judge.finding import Finding, Verdict, untested
 from serve_apps.rollout.looks import Signals
-from serve_apps.rollout.metrics import MEMORY
+from serve_apps.rollout.metrics import MEMORY, METRICS, Kind
 
 
-def find(gate: Gate, signals: Signals) -> Finding:
-    """What a gate on `restarts` or `memory` finds."""
+def is_of_losses(gate: Gate) -> bool:
+    """Whether it counts lost replicas."""
+    return gate.metric is not None and METRICS[gate.metric].kind is Kind.REPLICA and gate.metric != MEMORY
+
+
+def find(gate: Gate, signals: Signals, *, forgiven: int = 0) -> Finding:
+    """What a gate on `restarts` or `memory` finds; so many losses are `forgiven`."""
     if gate.metric != MEMORY:
-        return _restarts(gate, signals)
+        return _restarts(gate, max(signals.lost - forgiven, 0))
     if signals.memory is None:
         told = "has not told its memory yet" if signals.serving else "serves"
         whose = "a" if signals.serving else "no"
@@ -24,8 +29,8 @@ def find(gate: Gate, signals: Signals) -> Finding:
     return _memory_beside(gate.max_ratio, signals.memory, signals.stable_memory)
 
 
-def _restarts(gate: Gate, signals: Signals) -> Finding:
-    limit, lost = gate.absolute(), signals.lost
+def _restarts(gate: Gate, lost: int) -> Finding:
+    limit = gate.absolute()
     reason = f"{lost} replicas of the candidate were lost, limit {limit:g}"
     return untested(_at_most(lost, limit), reason, effect=float(lost), limit=limit)
 

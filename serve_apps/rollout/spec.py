@@ -9,11 +9,12 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from cluster.config import StrictModel
 from cluster.judging import Match, Shadow, TextChecks
-from serve_apps.rollout.gate_spec import Gate, Severity
+from serve_apps.rollout.gate_spec import STORED, Gate, Severity, Source
+from serve_apps.rollout.metrics import BANNED_WORDS, OTHER_SCRIPTS
 from serve_apps.rollout.outside.config import Slack, Webhook, WebhookKind
 from serve_apps.rollout.units import Duration
 
@@ -132,6 +133,20 @@ class RolloutSpec(StrictModel):
             raise ValueError("`on_inconclusive: rollback` needs a `deadline`")
         if self.baseline is Baseline.FRESH and not any(gate.needs_answers_of_baseline for gate in self.gates):
             raise ValueError("`baseline: fresh` is for gates with `max_ratio` or `min_ratio`; there is none")
+        return self
+
+    @model_validator(mode="after")
+    def _measures_what_it_judges(self, info: ValidationInfo) -> Self:
+        """A metric that nobody counts would never be exceeded, and so pass."""
+        if info.context == STORED:
+            return self
+        for gate in self.gates:
+            if gate.metric == BANNED_WORDS and not self.texts.banned:
+                raise ValueError(f"`{gate.name}` needs `texts: {{banned: [WORD, …]}}`, the words to look for")
+            if gate.metric == OTHER_SCRIPTS and not self.texts.scripts:
+                raise ValueError(f"`{gate.name}` needs `texts: {{scripts: [latin, …]}}`, the right ones")
+            if gate.source is Source.SHADOW and self.shadow is None:
+                raise ValueError(f"`{gate.name}` needs `shadow: {{sample: 0.2}}`, the share that is copied")
         return self
 
     @property

@@ -77,7 +77,10 @@ class Begin(StrictModel):
 
 
 class Advance(StrictModel):
-    """Take the step after `step - 1`, at its `weight` in percent; gateways count what `judging` says."""
+    """Take the step after `step - 1`, at its `weight` in percent; gateways count what `judging` says.
+
+    `awaits_approval`: it is over when a person says so.
+    """
 
     kind: Literal["advance"] = "advance"
     model: str
@@ -85,6 +88,7 @@ class Advance(StrictModel):
     step: int = Field(ge=0)
     weight: float
     judging: Judging | None = None
+    awaits_approval: bool = False
 
 
 class SetWeight(StrictModel):
@@ -150,7 +154,8 @@ class RolloutState(StrictModel):
     """One rollout's row; `id` is None until it has been stored.
 
     `spec_sha256` is None where people move the weight. `step` is the index of the step that it is at,
-    -1 before the first; `approved` the newest step that a person has let it past.
+    -1 before the first; `approved` the newest step that a person has let it past. `awaits_approval`: the step
+    that it is at is over when a person says so.
     """
 
     id: int | None
@@ -163,6 +168,7 @@ class RolloutState(StrictModel):
     steps: int = 0
     step: int = -1
     approved: int = -1
+    awaits_approval: bool = False
 
     @property
     def is_judged(self) -> bool:

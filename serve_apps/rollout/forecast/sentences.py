@@ -49,7 +49,8 @@ def _never(step: StepForecast, found: GateForecast, gate: Gate, stable: str) -> 
     begin = f"Step {step.number} ({step.what}) would never end: {found.gate}"
     if gate.source is Source.SHADOW and not found.per_second:
         return (
-            f"{begin} counts pairs, and nothing is copied at it: add `shadow: {{sample: 0.2}}` to the policy."
+            f"{begin} counts pairs, and nothing is copied at it: leave `when: thin` out of `shadow`, or "
+            "begin with a smaller weight."
         )
     if gate.data is not None:
         return f"{begin} needs more pairs than its set has: take a larger one, or a larger `max_drop`."

@@ -72,7 +72,7 @@ def resume(
     as_json: JsonFlag = False,
     root: RootOption = None,
 ) -> None:
-    """Go on from where it was paused."""
+    """Go on from where it was paused; gates that have failed are judged anew from there."""
     from serve_apps.rollout.service import Rollouts
     from serve_apps.rollout.states import Resume
 

@@ -14,9 +14,11 @@ from cluster.state.tables import DecisionRow, LookRow, RolloutRow
 from cluster.traffic import TrafficPolicy
 from serve_apps.rollout import records
 from serve_apps.rollout.conclusion import Action
+from serve_apps.rollout.judge.finding import Verdict
+from serve_apps.rollout.look import Outcome
 from serve_apps.rollout.looks import LookInputs
 from serve_apps.rollout.spec import RolloutSpec
-from serve_apps.rollout.states import ACTIVE, Decision, Phase, RolloutState, Situation
+from serve_apps.rollout.states import ACTIVE, Decision, Phase, Reason, RolloutState, Situation
 from tests.serve_apps.rollout.world import MODEL
 
 
@@ -87,6 +89,8 @@ class Invariants:
             if row.inputs["actor"].startswith("rollouts/") and row.command in ("advance", "promote"):
                 self._had_reason_to_go_on(session, row, situation)
                 self.promoted |= {row.rollout_id} if row.command == "promote" else set()
+            if decision.rollout.reason is Reason.INCONCLUSIVE:
+                self._had_no_verdict(session, row)
 
     def _follows(self, row: DecisionRow, situation: Situation, decision: Decision) -> None:
         """Each decision begins where the one before it ended."""
@@ -127,6 +131,15 @@ class Invariants:
             for one in inputs.counted
         )
         assert seen >= max(gate.min_samples for gate in spec.judged)
+
+    def _had_no_verdict(self, session: Session, row: DecisionRow) -> None:
+        """Its time alone, or a person's word, is not what it was late for."""
+        look = session.scalars(select(LookRow).where(LookRow.decision_id == row.id)).one()
+        spec = records.spec_of(session.get_one(RolloutRow, row.rollout_id))
+        outcome, step = Outcome.model_validate(look.outcome), look.inputs["signals"]["step"]
+        assert spec is not None
+        assert not spec.steps[step].approve
+        assert any(outcome.findings[gate.name].verdict is Verdict.INCONCLUSIVE for gate in spec.judged)
 
     def _check_rows(self, session: Session) -> None:
         policy, named = policies.get(session, MODEL), aliases.of_model(session, MODEL)

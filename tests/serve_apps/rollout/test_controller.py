@@ -58,6 +58,21 @@ def test_a_worse_candidate_is_taken_back_with_the_gate_named(store, judged, what
     assert f"{gate} failed" in last.outcome["conclusion"]["why"]
 
 
+def test_a_soak_that_is_longer_than_the_deadline_ends_with_the_promotion(store, judged):
+    spec = RolloutSpec.model_validate(
+        {
+            **QUICK.stored(),
+            "steps": [{"weight": 50}, {"weight": 100, "soak": "3m"}],
+            "deadline": "1m",
+            "on_inconclusive": "rollback",
+        }
+    )
+    rollout = judged.begin(spec).rollout_id
+    began = judged.clock()
+    assert judged.run(judged.controller(), rollout).phase is Phase.PROMOTED
+    assert (judged.clock() - began).total_seconds() > 180
+
+
 def test_without_traffic_nothing_moves(store, judged):
     rollout = judged.begin().rollout_id
     controller = judged.controller()
@@ -67,6 +82,16 @@ def test_without_traffic_nothing_moves(store, judged):
     with store.database.snapshot() as session:
         assert len(looks.of_rollout(session, rollout)) < 40
         assert "nothing of the candidate" in looks.newest(session, rollout).outcome["conclusion"]["why"]
+
+
+def test_without_gates_too_a_step_takes_an_answer(store, judged):
+    spec = RolloutSpec.model_validate({**QUICK.stored(), "gates": []})
+    rollout, controller = judged.begin(spec).rollout_id, judged.controller()
+    judged.per_second = 0
+    judged.run(controller, rollout, 60)
+    assert (judged.state(rollout).phase, judged.policy.weight) == (Phase.PROGRESSING, 5.0)
+    judged.per_second = 100
+    assert judged.run(controller, rollout, 60).phase is Phase.PROMOTED
 
 
 def test_without_traffic_at_the_end_nothing_is_promoted(store, judged):
@@ -178,6 +203,24 @@ def test_one_that_a_gate_has_paused_is_looked_at_further(store, judged):
     assert judged.facts(rollout).seq == before + 5
 
 
+def test_one_that_a_gate_has_paused_goes_on_when_it_is_resumed_and_the_fault_is_gone(store, judged):
+    spec = RolloutSpec.model_validate({**QUICK.stored(), "on_fail": "pause"})
+    judged.errors["v2"] = 0.3
+    rollout, controller, hand = judged.begin(spec).rollout_id, judged.controller(), Rollouts(store)
+    assert judged.run(controller, rollout).reason is Reason.GATE_FAILED
+    hand.run(Resume(model=MODEL))
+    # The fault is still there.
+    assert judged.run(controller, rollout).reason is Reason.GATE_FAILED
+    judged.errors["v2"] = 0.0
+    judged.serve()
+    controller.tick()
+    hand.run(Resume(model=MODEL))
+    assert judged.run(controller, rollout).phase is Phase.PROMOTED
+    with store.database.snapshot() as session:
+        rows = looks.of_rollout(session, rollout)
+    assert all(one.agrees for one in redo(spec, rows))
+
+
 def test_one_that_has_failed_is_taken_back_once_stable_answers_again(store, judged):
     judged.errors["v2"] = 0.3
     rollout, controller = judged.begin().rollout_id, judged.controller()
@@ -189,6 +232,20 @@ def test_one_that_has_failed_is_taken_back_once_stable_answers_again(store, judg
     assert judged.state(rollout).phase is Phase.PROGRESSING
     world.set_replica(store, "v1")
     assert judged.run(controller, rollout, 5).reason is Reason.GATE_FAILED
+
+
+def test_a_refused_replica_moves_no_traffic_to_a_stable_that_is_gone(store, judged):
+    rollout, controller = judged.begin().rollout_id, judged.controller()
+    while judged.policy.weight < 100:
+        judged.serve()
+        controller.tick()
+    world.drop_replica(store, "v1")
+    world.refuse_replica(store, "v2", "v2#9")
+    judged.run(controller, rollout, 5)
+    assert (judged.state(rollout).phase, judged.policy.weight) == (Phase.PROGRESSING, 100.0)
+    world.drop_replica(store, "v2")
+    judged.run(controller, rollout, 5)
+    assert (judged.state(rollout).reason, judged.policy.weights()) == (Reason.CANDIDATE_DOWN, {"v1": 100.0})
 
 
 def test_a_newer_rollout_replaces_the_one_that_runs(store, judged):

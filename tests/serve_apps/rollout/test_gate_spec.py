@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from serve_apps.rollout.gate_spec import STORED, Gate
+from serve_apps.rollout.gate_spec import LEAST_EVERY, STORED, Gate
 from serve_apps.rollout.metrics import METRICS, Kind
 
 HOOK = {"webhook": {"url": "http://ci", "kind": "gate"}}
@@ -192,3 +192,9 @@ def test_what_was_stored_with_other_defaults_is_read(gate):
     stored["min_samples"] = 100
     assert Gate.model_validate(stored, context=STORED).name == Gate.model_validate(gate).name
     assert "`min_samples` does not go with" in refusal(**stored)
+
+
+def test_rounds_are_not_asked_faster_than_they_are_judged():
+    assert "`every` is 1m or more" in refusal(**QUALITY, every="59s")
+    assert Gate.model_validate({**QUALITY, "every": "1m"}).every == LEAST_EVERY
+    assert Gate.model_validate({**QUALITY, "every": "30s"}, context=STORED).every < LEAST_EVERY

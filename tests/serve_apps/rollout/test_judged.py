@@ -39,7 +39,9 @@ def idle(**changes):
     return Situation(**{**fields, **changes})
 
 
-def under_way(step=0, weight=5.0, phase=Phase.PROGRESSING, approved=-1, by_hand=False, **changes):
+def under_way(
+    step=0, weight=5.0, phase=Phase.PROGRESSING, approved=-1, by_hand=False, awaits=False, **changes
+):
     active = RolloutState(
         id=7,
         candidate="v2",
@@ -51,6 +53,7 @@ def under_way(step=0, weight=5.0, phase=Phase.PROGRESSING, approved=-1, by_hand=
         steps=3,
         step=step,
         approved=approved,
+        awaits_approval=awaits,
     )
     judging = None if step < 0 or by_hand else JUDGING
     policy = TrafficPolicy(model="m", revision=4, stable="v1", candidate="v2", weight=weight, judging=judging)
@@ -145,10 +148,23 @@ def test_a_step_that_raises_the_weight_needs_a_replica_and_one_that_waits_for_a_
 
 
 def test_a_person_approves_the_step_that_it_is_at_once():
-    done = decide(Approve(model="m"), under_way(step=1))
+    done = decide(Approve(model="m"), under_way(step=1, awaits=True))
     assert (done.rollout.approved, done.rollout.reason) == (1, Reason.APPROVED)
     assert done.policy.revision == 4
-    assert refused(Approve(model="m"), under_way(step=1, approved=1)) == "rollout.approved"
+    assert refused(Approve(model="m"), under_way(step=1, approved=1, awaits=True)) == "rollout.approved"
+
+
+def test_a_step_that_waits_for_no_person_is_not_approved():
+    for phase, step in ((Phase.PENDING, -1), (Phase.PROGRESSING, 0), (Phase.PAUSED, 0)):
+        assert refused(Approve(model="m"), under_way(step=step, phase=phase)) == "rollout.no_approval"
+
+
+def test_a_step_knows_whether_it_waits_for_a_person():
+    met = under_way()
+    waiting = decide(advance(weight=5.0).model_copy(update={"awaits_approval": True}), met).rollout
+    assert waiting.awaits_approval
+    past = decide(advance(step=2), under_way(step=1, awaits=True)).rollout
+    assert not past.awaits_approval
 
 
 def test_a_pause_keeps_the_weight_and_its_reason():

@@ -40,6 +40,7 @@ EVERY_KIND = RolloutSpec.model_validate(
             {"webhook": HOOK},
             {"prometheus": {"url": "http://prometheus", "query": "up"}, "max": 3},
         ],
+        "shadow": {"sample": 0.2},
     }
 )
 WEBHOOK, QUALITY = "webhook http://ci/gate", "quality max_drop"
@@ -219,3 +220,29 @@ def test_what_is_known_survives_being_stored(seen, last_of_the_first_step):
         text = json.dumps(reading.to_store(stored, Bookmark()), allow_nan=False)
         stored, _ = reading.known(json.loads(text))
         assert stored == kept
+
+
+def test_answers_count_for_the_step_whose_weight_sent_them():
+    mine = VersionTally(counts={"requests": 3})
+    seen = (Counted(revision=1, candidate=mine), Counted(revision=2, candidate=mine))
+    known, _ = look(EVERY_KIND, Progress(), LookInputs(at=START, signals=signals(), counted=seen))
+    assert known.answered == 3
+    known, _ = look(EVERY_KIND, known, LookInputs(at=START, signals=signals(), counted=seen))
+    assert known.answered == 6
+    known, _ = look(
+        EVERY_KIND, known, LookInputs(at=START, signals=signals(step=1, revision=3), counted=seen)
+    )
+    assert known.answered == 0
+
+
+@pytest.mark.parametrize("again", [0, 5])
+def test_each_round_of_a_held_out_set_is_bet_on_once_and_in_order(again):
+    told = Told(differences=((0.0, 40),), round=0)
+    known, first = look(EVERY_KIND, Progress(), LookInputs(at=START, signals=signals(), told={QUALITY: told}))
+    other = told.model_copy(update={"round": again})
+    known, second = look(EVERY_KIND, known, LookInputs(at=START, signals=signals(), told={QUALITY: other}))
+    assert second.findings[QUALITY] == first.findings[QUALITY]
+    assert known.rounds == {QUALITY: 1}
+    following = told.model_copy(update={"round": 1})
+    known, third = look(EVERY_KIND, known, LookInputs(at=START, signals=signals(), told={QUALITY: following}))
+    assert third.findings[QUALITY].samples == 80

@@ -40,6 +40,12 @@ SPECS: list[dict[str, Any]] = [
         "on_inconclusive": "rollback",
         "deadline": "2m",
     },
+    {
+        "steps": [{"weight": 40}, {"weight": 100, "soak": "40s"}],
+        "gates": RATIOS,
+        "on_inconclusive": "rollback",
+        "deadline": "15s",
+    },
 ]
 BY_HAND: list[Command] = [
     *(2 * [Pause(model=MODEL), Resume(model=MODEL), Approve(model=MODEL)]),

@@ -12,7 +12,8 @@ from serve_apps.sketch import SketchBuilder
 
 
 def policy(*gates, **changes):
-    return RolloutSpec.model_validate({"candidate": "v2", "gates": list(gates), **changes})
+    given = {"candidate": "v2", "shadow": {"sample": 0.2}, "gates": list(gates), **changes}
+    return RolloutSpec.model_validate(given)
 
 
 def question(**gate):

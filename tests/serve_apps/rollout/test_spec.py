@@ -122,6 +122,26 @@ def test_an_unknown_key_gets_the_nearest_with_its_line(tmp_path):
     assert "quantile" in error.message
 
 
+BANNED = {"metric": "banned_word_rate", "max": "1%"}
+SCRIPTS = {"metric": "wrong_script_rate", "max_ratio": 2}
+PAIRS = {"metric": "refusal_rate", "source": "shadow", "max_increase": "2 points"}
+
+
+@pytest.mark.parametrize(
+    ("gate", "told", "accepted"),
+    [
+        (BANNED, "texts: {banned: [WORD, …]}", {"texts": {"banned": ["foo"]}}),
+        (SCRIPTS, "texts: {scripts: [latin, …]}", {"texts": {"scripts": ["latin"]}}),
+        (PAIRS, "shadow: {sample: 0.2}", {"shadow": {"sample": 0.2}}),
+    ],
+)
+def test_a_gate_on_what_nobody_counts_is_refused_with_what_would_be_counted(gate, told, accepted):
+    with pytest.raises(ValidationError) as caught:
+        RolloutSpec.model_validate({"gates": [gate]})
+    assert told in str(caught.value)
+    assert RolloutSpec.model_validate({"gates": [gate], **accepted}).gates
+
+
 def test_a_candidate_that_is_stable_cannot_be_rolled_out(store):
     with pytest.raises(UsageError) as caught:
         Rollouts(store).plan_begin(MODEL, "v1", RolloutSpec())

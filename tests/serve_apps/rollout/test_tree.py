@@ -72,7 +72,7 @@ def test_a_step_is_shown_with_its_hold_its_gateways_and_its_gates(judged, status
     [ttft] = [line for line in lines if "ttft p50" in line and "at most" in line]
     assert "✔ ttft p50 max_ratio" in ttft
     assert "answers" in ttft
-    [asked] = [line for line in lines if "prometheus" in line]
+    [asked] = [line for line in lines if "? prometheus" in line]
     assert asked.endswith("inconclusive  it has not answered yet")
     assert "├── shadow on: 20% of stable's requests, 0 copied at this step, 0 without an answer" in lines
     assert any(line.startswith("├── waits for 41 s of 60 s are left to hold") for line in lines)

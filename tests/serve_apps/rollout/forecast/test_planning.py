@@ -156,7 +156,6 @@ def test_a_quantity_that_nobody_has_counted_is_not_known():
 @pytest.mark.parametrize(
     ("gate", "knob"),
     [
-        ({"metric": "refusal_rate", "source": "shadow", "max_increase": "2 points"}, "add `shadow:"),
         ({"metric": "error_rate", "max": "0.1%"}, "choose another limit"),
         ({"metric": "error_rate", "max": "0.1%", "for": "5m"}, "choose another limit"),
         ({"metric": "ttft", "quantile": 0.5, "max": "100ms"}, "choose another limit"),
@@ -169,6 +168,13 @@ def test_a_step_that_would_never_end_is_told_once_with_the_knob_to_turn(gate, kn
     [sentence] = found.sentences
     assert sentence.startswith("Step 1 (5%) would never end")
     assert knob in sentence
+
+
+def test_pairs_that_are_copied_at_smaller_weights_alone_never_come_at_larger_ones():
+    pairs = {"metric": "refusal_rate", "source": "shadow", "max_increase": "2 points"}
+    steps = [{"weight": 20}, {"weight": 100}]
+    found = plan(spec(pairs, steps=steps, shadow={"sample": 0.2, "when": "thin"}))
+    assert "leave `when: thin` out" in found.sentences[0]
 
 
 def test_a_long_step_and_a_deadline_that_comes_first_are_told():
