@@ -106,6 +106,15 @@ class Gate(StrictModel):
             return {"min_samples": _LEAST_OF_THRESHOLDS, **given}
         return given
 
+    def said(self) -> dict[str, Any]:
+        """What differs from the defaults, of which plain thresholds have one of their own."""
+        said = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        if self.for_ is not None:
+            said.pop("min_samples", None)
+            if self.min_samples != _LEAST_OF_THRESHOLDS:
+                said["min_samples"] = self.min_samples
+        return said
+
     @model_validator(mode="after")
     def _is_one_thing(self, info: ValidationInfo) -> Self:
         given = [name for name in ("metric", "prometheus", "webhook") if getattr(self, name) is not None]
@@ -131,6 +140,9 @@ class Gate(StrictModel):
                 and getattr(self, name) != field.default
             ):
                 raise ValueError(f"`{field.alias or name}` does not go with `{self.metric or what}`")
+        # Counted or measured at one moment, without a test.
+        if self.for_ is not None and self.metric is not None and _known(self.metric).kind is Kind.REPLICA:
+            raise ValueError(f"`for` does not go with `{self.metric}`")
 
     def _check_metric(self, metric: Metric) -> None:
         limits = [name for name in _LIMITS if getattr(self, name) is not None]
@@ -172,9 +184,6 @@ class Gate(StrictModel):
             raise ValueError(_first(error)) from None
 
     def _check_count(self, metric: Metric) -> None:
-        """What replicas are counted or measured by at one moment, without a test."""
-        if self.for_ is not None:
-            raise ValueError(f"`for` does not go with `{metric.name}`")
         if self.max_ratio is None and self.absolute() < 0:
             raise ValueError(f"`max` of `{metric.name}` is a number from 0")
 

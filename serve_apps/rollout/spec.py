@@ -161,5 +161,7 @@ class RolloutSpec(StrictModel):
     def sha256(self) -> str:
         """Of what differs from the defaults, so that a key that is new in a release changes nothing."""
         said = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        if "gates" in said:
+            said["gates"] = [gate.said() for gate in self.gates]
         text = json.dumps(said, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

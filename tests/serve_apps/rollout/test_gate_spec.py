@@ -198,3 +198,10 @@ def test_rounds_are_not_asked_faster_than_they_are_judged():
     assert "`every` is 1m or more" in refusal(**QUALITY, every="59s")
     assert Gate.model_validate({**QUALITY, "every": "1m"}).every == LEAST_EVERY
     assert Gate.model_validate({**QUALITY, "every": "30s"}, context=STORED).every < LEAST_EVERY
+
+
+def test_what_an_older_version_took_is_read_where_it_is_stored():
+    held = {"metric": "restarts", "max": 0, "for": "5m"}
+    assert Gate.model_validate(held, context=STORED).for_ is not None
+    with pytest.raises(ValidationError, match="does not go with"):
+        Gate.model_validate(held)

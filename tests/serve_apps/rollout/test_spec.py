@@ -231,3 +231,10 @@ def test_defaults_that_are_written_out_change_no_hash(written_out):
 )
 def test_another_policy_has_another_hash(other):
     assert policy(**other).sha256() != policy().sha256()
+
+
+def test_a_plain_threshold_is_the_same_policy_with_its_own_least_number_written_out():
+    plain = {"metric": "error_rate", "max": "5%", "for": "5m"}
+    least = {number: policy(gates=[plain | {"min_samples": number}]).sha256() for number in (20, 50, 100)}
+    assert policy(gates=[plain]).sha256() == least[100]
+    assert len(set(least.values())) == 3
