@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serve_apps.rollout.gate_spec import Gate
 from serve_apps.rollout.judge.finding import Finding
-from serve_apps.rollout.metrics import METRICS, Kind, Unit
+from serve_apps.rollout.metrics import LOGPROB, METRICS, Kind, Unit
 from serve_apps.rollout.units import written
 
 _SUFFIX = {Unit.TOKENS: " tokens", Unit.TOKENS_PER_S: " tokens/s", Unit.NATS: " nats"}
@@ -37,13 +37,25 @@ def measured(gate: Gate, finding: Finding) -> str:
     """`1.08x (0.97 to 1.31)`; empty where nothing is known."""
     if finding.effect is None:
         return ""
-    effect = in_unit(gate, finding.effect)
-    if finding.low is None:
-        return effect
-    low = in_unit(gate, finding.low).removesuffix("x")
-    if finding.high is None:
-        return f"{effect} (at least {low})"
-    return f"{effect} ({low} to {in_unit(gate, finding.high).removesuffix('x')})"
+    low, high = (
+        None if end is None else in_unit(gate, end).removesuffix("x") for end in _interval(gate, finding)
+    )
+    effect = in_unit(gate, -finding.effect if _is_distance(gate) else finding.effect)
+    if low is None:
+        return effect if high is None else f"{effect} (at most {high})"
+    return f"{effect} (at least {low})" if high is None else f"{effect} ({low} to {high})"
+
+
+def _interval(gate: Gate, finding: Finding) -> tuple[float | None, float | None]:
+    low, high = finding.low, finding.high
+    if not _is_distance(gate):
+        return low, high
+    return None if high is None else -high, None if low is None else -low
+
+
+def _is_distance(gate: Gate) -> bool:
+    """Findings hold a log-probability as its distance from certainty."""
+    return gate.metric == LOGPROB and (gate.min is not None or gate.max is not None) and gate.for_ is None
 
 
 def limit(gate: Gate) -> str:

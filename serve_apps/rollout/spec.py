@@ -89,7 +89,8 @@ DEFAULT_GATES = (
 class RolloutSpec(StrictModel):
     """How one candidate becomes stable, or not.
 
-    `alpha`: how often a candidate that is no worse is taken back, at most, over the whole rollout.
+    `alpha`: how often a candidate that is no worse is taken back, at most, over the whole rollout, where
+    requests are spread over many callers.
     `deadline`: of a step, `start_deadline`: until the candidate's first replica serves.
     `keep_previous`: for how long after its promotion stable's replicas stay ready for a rollback.
     `attempt`: another number starts the same policy again, where it is declared in a YAML.

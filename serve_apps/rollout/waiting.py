@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from cluster.errors import GateFailedError, LinnetError, TimedOutError
 from cluster.state import looks
 from cluster.state.database import Database
-from cluster.state.tables import DecisionRow, EventRow
+from cluster.state.tables import DecisionRow, EventRow, RolloutRow
 from serve_apps.rollout import finding_rollouts, propagation, quantities
 from serve_apps.rollout.propagation import Followed
 from serve_apps.rollout.states import Phase, Reason, percent
@@ -80,7 +80,7 @@ def read(session: Session, model: str, rollout: int | None, after: int) -> Seen:
         weight=row.weight,
         step=row.step + 1,
         steps=row.steps,
-        why=decisions[-1].inputs.get("reason", "") if decisions else "",
+        why=_why(session, row, decisions),
         waits_for=last.outcome["conclusion"]["why"] if last is not None else "",
         events=tuple(
             (event.id, event.at, f"{event.sentence} ({event.reason})" if event.reason else event.sentence)
@@ -89,6 +89,13 @@ def read(session: Session, model: str, rollout: int | None, after: int) -> Seen:
         ),
         taken_back=propagation.taking_back(session, row),
     )
+
+
+def _why(session: Session, row: RolloutRow, decisions: Sequence[DecisionRow]) -> str:
+    # The one that took its place has no decision among its own.
+    if (successor := finding_rollouts.successor(session, row)) is not None:
+        return f"rollout {successor.id} of {successor.candidate} took its place"
+    return decisions[-1].inputs.get("reason", "") if decisions else ""
 
 
 def wait(

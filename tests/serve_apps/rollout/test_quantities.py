@@ -78,6 +78,14 @@ def test_an_interval_is_shown_as_far_as_it_is_known():
     assert quantities.measured(TTFT, finding(0.164, 0.153, 0.179)) == "164 ms (153 ms to 179 ms)"
 
 
+def test_a_log_probability_has_its_sign():
+    doubts = gate(metric="mean_logprob", quantile=0.5, min=-2)
+    assert quantities.measured(doubts, finding(2.1, 1.9, 2.5)) == "-2.1 nats (-2.5 nats to -1.9 nats)"
+    assert quantities.measured(doubts, finding(2.1, 1.9, None)) == "-2.1 nats (at most -1.9 nats)"
+    times = gate(metric="mean_logprob", quantile=0.5, min_ratio=0.8)
+    assert quantities.measured(times, finding(1.3, 1.2, 1.4)) == "1.3x (1.2 to 1.4)"
+
+
 @pytest.mark.parametrize(
     ("seconds", "written"),
     [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5999, "100 min"), (6000, "1.7 h"), (200_000, "2.3 days")],

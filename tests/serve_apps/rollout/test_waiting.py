@@ -119,7 +119,7 @@ def test_one_that_a_person_takes_back_is_exit_4(store, judged, waiter):
 def test_a_newer_rollout_does_not_take_the_place_of_the_one_that_is_waited_for(judged, waiter):
     judged.begin()
     waiter.meanwhile = lambda: judged.begin(replace=True) if waiter.now == 2 else None
-    with pytest.raises(GateFailedError, match=r"Rollout 1 .*\(superseded\)"):
+    with pytest.raises(GateFailedError, match=r"Rollout 1 .*\(superseded\): rollout 2 of v2 took its place"):
         waiting.require_promoted(waiter.wait())
     assert not any("replaces" in sentence for sentence in waiter.told)
 
