@@ -66,7 +66,14 @@ def tally(draw: np.random.Generator, number: int) -> dict[str, Any]:
     part = max(number // len(STRATA), 1)
     errors = int(draw.binomial(number, 0.001))
     sketches = {metric: {one: sketch(draw, part) for one in STRATA} for metric in ("ttft", "itl")}
-    counts = {"requests": number, "errors": errors, "texts": number, "empty": 0, "repetition": 0}
+    counts = {
+        "requests": number,
+        "asked": number,
+        "errors": errors,
+        "texts": number,
+        "empty": 0,
+        "repetition": 0,
+    }
     return {"counts": counts, "sketches": sketches}
 
 

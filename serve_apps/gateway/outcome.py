@@ -17,6 +17,13 @@ class ErrorKind(StrEnum):
     INTERNAL = "internal"
 
 
+class Unanswered(StrEnum):
+    """Requests that no answer came of, by no error either. The values are counts of a tally."""
+
+    LEFT = "left"
+    OVERLOADED = "overloaded"
+
+
 _BY_CODE = {
     "upstream_timeout": ErrorKind.TIMEOUT,
     "no_replica": ErrorKind.UNAVAILABLE,
@@ -32,6 +39,17 @@ _BY_STATUS = {503: ErrorKind.UNAVAILABLE, 504: ErrorKind.TIMEOUT}
 def is_callers(status: int, code: str) -> bool:
     """Whether it tells nothing of the version: the caller was wrong, was turned away, or left."""
     return 400 <= status < 500 and not _had_begun(status, code)
+
+
+def unanswered(status: int, code: str, *, begun: bool) -> Unanswered | None:
+    """Whether the caller left before the answer had `begun`, or the version had too much to do.
+
+    A version that hangs is never seen to fail: whoever waits for it leaves. A caller who has begun to read
+    may stop for what the answer says.
+    """
+    if status == HUNG_UP and not code and not begun:
+        return Unanswered.LEFT
+    return Unanswered.OVERLOADED if code == "overloaded" else None
 
 
 def error_kind(status: int, code: str) -> ErrorKind | None:

@@ -10,7 +10,7 @@ from typing import Any
 from serve_apps.gateway import strata
 from serve_apps.gateway.callers import Callers
 from serve_apps.gateway.observation import Observation
-from serve_apps.gateway.outcome import ErrorKind, error_kind, is_callers
+from serve_apps.gateway.outcome import ErrorKind, error_kind, is_callers, unanswered
 from serve_apps.gateway.routes import GENERATING
 from serve_apps.sketch import SketchBuilder
 
@@ -68,6 +68,9 @@ class Pair:
 
 Seen = Finished | LookedAt | NotLookedAt | Shadowed | Pair
 
+ASKED = "asked"
+"""Requests that were answered, well or not, and those that were not for the version's sake."""
+
 JSON_CHECK = "invalid_json"
 """The check that is made only where JSON was asked for."""
 
@@ -118,6 +121,10 @@ class TallyBuilder:
     def _finished(self, seen: Finished) -> None:
         row = seen.row
         if is_callers(row.status, row.error_code):
+            why = unanswered(row.status, row.error_code, begun=row.ttft_s is not None)
+            if why is not None:
+                self._callers[seen.counted_as].at(row.at)
+                self._count(seen.counted_as, seen.caller, [ASKED, why.value])
             return
         kind = error_kind(row.status, row.error_code)
         self._callers[seen.counted_as].at(row.at)
@@ -156,7 +163,7 @@ class TallyBuilder:
 
 
 def _events(seen: Finished, kind: ErrorKind | None) -> list[str]:
-    row, events = seen.row, ["requests"]
+    row, events = seen.row, ["requests", ASKED]
     if row.retries or row.continued:
         events.append("retried")
     if kind is not None:

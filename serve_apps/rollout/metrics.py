@@ -64,6 +64,8 @@ METRICS = {
         _rate("timeout_rate", "timeout"),
         _rate("broken_stream_rate", "broken_stream"),
         _rate("unavailable_rate", "unavailable"),
+        _rate("left_rate", "left", "asked"),
+        _rate("overloaded_rate", "overloaded", "asked"),
         _rate("retry_rate", "retried"),
         _rate("empty_rate", "empty"),
         _rate("cut_rate", "cut"),

@@ -102,11 +102,13 @@ def is_of_pairs(gate: Gate) -> bool:
 
 
 def samples_are(gate: Gate) -> str:
-    """What it counts: `answers`, `texts` or `pairs`."""
+    """What it counts: `answers`, `requests`, `texts` or `pairs`."""
     if is_of_pairs(gate):
         return "pairs"
     metric = METRICS[gate.metric or ""]
-    return "texts" if metric.kind is Kind.RATE and metric.exposure != "requests" else "answers"
+    if metric.kind is not Kind.RATE or metric.exposure == "requests":
+        return "answers"
+    return "texts" if metric.exposure.endswith("texts") else "requests"
 
 
 def compares(gate: Gate, weight: float) -> bool:

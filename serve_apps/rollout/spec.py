@@ -78,6 +78,7 @@ def _gate(**given: Any) -> Gate:
 
 DEFAULT_GATES = (
     _gate(metric="error_rate", max_ratio=1.5, tolerate="1%"),
+    _gate(metric="left_rate", max_ratio=2, tolerate="2%"),
     _gate(metric="ttft", quantile=0.5, max_ratio=1.5),
     _gate(metric="ttft", quantile=0.95, max_ratio=1.5),
     _gate(metric="itl", quantile=0.9, max_ratio=1.5),

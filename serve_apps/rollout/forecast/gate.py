@@ -103,7 +103,7 @@ class Setting:
         if gate.quantile is not None:
             sketch = self.today.sketches.get(metric.name)
             return Sample(test, traffic, None if sketch is None else Baseline(sketch=sketch))
-        if metric.exposure != "requests":
+        if metric.exposure.endswith("texts"):
             traffic = self._texts(metric.exposure)
         share, note, effect = self.today.shares.get(metric.name), "", 1.0
         if share is None:

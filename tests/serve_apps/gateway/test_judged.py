@@ -16,7 +16,7 @@ from tests.serve_apps.gateway.servers import begin_stream, chunk, event, eventua
 
 HELLO = [{"role": "user", "content": "Hello?"}]
 JUDGING = Judging(rollout=7)
-QUIET = {"texts", "json_texts", "texts_dropped", "refusal", "repetition"}
+QUIET = {"asked", "texts", "json_texts", "texts_dropped", "refusal", "repetition"}
 
 
 def answers(text, *, status=200, finish_reason="stop", usage=None, **message):
@@ -148,7 +148,7 @@ def test_what_callers_do_wrong_is_not_counted(launch):
     assert stack.tally().versions == {}
 
 
-def test_a_caller_who_leaves_is_not_counted(launch):
+def test_a_caller_who_leaves_before_the_answer_is_counted_as_that_alone(launch):
     stack = launch()
     stack.engine("v1")
     engine, release = stack.held_engine("v2")
@@ -158,7 +158,7 @@ def test_a_caller_who_leaves_is_not_counted(launch):
     assert engine.gone.wait(20)
     stack.loop.loop.call_soon_threadsafe(release.set)
     assert ask(stack) == 200
-    assert counts(stack.tally(), "v2") == {"requests": 1}
+    assert counts(stack.tally(), "v2") == {"requests": 1, "left": 1}
 
 
 def test_pins_and_the_tokenizer_are_not_counted(launch):

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from serve_apps.gateway.outcome import ErrorKind, error_kind, is_callers
+from serve_apps.gateway.outcome import ErrorKind, Unanswered, error_kind, is_callers, unanswered
 from tests.support.markdown import CHECKOUT
 
 T, B, U, I = ErrorKind.TIMEOUT, ErrorKind.BROKEN_STREAM, ErrorKind.UNAVAILABLE, ErrorKind.INTERNAL  # noqa: E741
@@ -47,6 +47,21 @@ def test_what_is_the_callers_tells_nothing_of_the_version():
     assert not any(
         is_callers(*one) for one in [(200, ""), (500, ""), (499, "stream_broken"), (503, "no_replica")]
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "begun", "found"),
+    [
+        (499, "", False, Unanswered.LEFT),
+        (499, "", True, None),
+        (499, "stream_broken", False, None),
+        (429, "overloaded", False, Unanswered.OVERLOADED),
+        (429, "rate_limit_exceeded", False, None),
+        (404, "upstream_error", False, None),
+    ],
+)
+def test_why_no_answer_came(status, code, begun, found):
+    assert unanswered(status, code, begun=begun) is found
 
 
 def test_a_request_is_a_callers_or_an_error_or_good():

@@ -114,6 +114,7 @@ def test_counts_and_sketches_hold_together(events):
             counts[kind] for kind in ("timeout", "broken_stream", "unavailable", "internal")
         )
         good = counts["requests"] - counts["errors"]
+        assert counts["asked"] == counts["requests"] + counts["left"] + counts["overloaded"]
         assert counts["empty"] <= good
         assert counts["cut"] <= good
         assert counts["retried"] <= counts["requests"]
@@ -172,13 +173,21 @@ def test_nothing_is_nothing():
 def test_quantities_are_of_good_answers_alone():
     bad = observation(error_code="stream_broken", ttft_s=0.1)
     assert tally([Finished(bad, "v1", 5, True)]).versions["v1"] == VersionTally(
-        counts={"requests": 1, "errors": 1, "broken_stream": 1}
+        counts={"requests": 1, "asked": 1, "errors": 1, "broken_stream": 1}
     )
 
 
 def test_embeddings_are_never_empty_or_cut():
     row = observation(route="/v1/embeddings", finish_reason="")
-    assert tally([Finished(row, "v1", 5, False)]).versions["v1"].counts == {"requests": 1}
+    assert tally([Finished(row, "v1", 5, False)]).versions["v1"].counts == {"requests": 1, "asked": 1}
+
+
+def test_who_waits_in_vain_is_counted_as_asked_and_who_stops_reading_is_not():
+    left, stopped = observation(status=499), observation(status=499, ttft_s=0.2)
+    turned_away = observation(status=429, error_code="overloaded")
+    rows = [left, stopped, turned_away, observation(status=400)]
+    counts = tally([Finished(row, "v1", 5, False) for row in rows]).versions["v1"].counts
+    assert counts == {"asked": 2, "left": 1, "overloaded": 1}
 
 
 def test_a_stream_that_went_on_elsewhere_was_sent_again():

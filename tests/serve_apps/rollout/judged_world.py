@@ -102,6 +102,7 @@ class World:
         place = policy.revision, version
         counts = self._counts.setdefault(place, Counter())
         counts["requests"] += 1
+        counts["asked"] += 1
         if self.draw.random() < self.errors.get(version, 0.0):
             counts["errors"] += 1
             # The first of a caller makes no pair with those before it, the second one, and so on.

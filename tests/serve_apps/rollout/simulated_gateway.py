@@ -76,6 +76,7 @@ class SimulatedGateway:
     def _count(self, book: _Book, version: str, manner: Manner) -> None:
         counts = book.counts.setdefault(version, Counter())
         counts["requests"] += 1
+        counts["asked"] += 1
         book.changed = True
         if self._draw.random() < manner.errors:
             counts["errors"] += 1

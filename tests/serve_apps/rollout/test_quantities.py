@@ -98,6 +98,7 @@ def test_spans_are_about(seconds, written):
     ("given", "unit"),
     [
         (RATIO, "answers"),
+        (gate(metric="left_rate", max_ratio=2), "requests"),
         (gate(metric="repetition_rate", max_ratio=2), "texts"),
         (gate(metric="refusal_rate", source="shadow", max_increase="2 points"), "pairs"),
     ],
