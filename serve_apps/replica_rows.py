@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,11 +34,11 @@ class ReplicaRows:
         """Write or renew the row of a version; what cannot be written is remembered for the next renewal."""
         before = self._words.get(version) or Word(utc_now())
         self._words[version] = before if detail is None else replace(before, detail=detail)
-        await asyncio.to_thread(self._report, version, status, detail)
+        await asyncio.to_thread(self._report, version, status, detail, before.started_at)
 
     async def renew(self, statuses: Mapping[str, ReplicaStatus], detail: Mapping[str, Any]) -> None:
         """Renew the rows of all these versions in one transaction, with `detail` laid over theirs."""
-        await asyncio.to_thread(self._renew, statuses, detail)
+        await asyncio.to_thread(self._renew, statuses, detail, dict(self._words))
 
     async def forget(self, version: str) -> None:
         """The replica serves this adapter no longer."""
@@ -48,7 +49,9 @@ class ReplicaRows:
         """The replica stops in good order; its adapters stay listed for their lease."""
         await asyncio.to_thread(self._forget_all)
 
-    def _report(self, version: str, status: ReplicaStatus, detail: dict[str, Any] | None) -> None:
+    def _report(
+        self, version: str, status: ReplicaStatus, detail: dict[str, Any] | None, started_at: datetime
+    ) -> None:
         own = self._own
         with self._database.transaction() as session:
             replicas.report(
@@ -59,10 +62,15 @@ class ReplicaRows:
                 base=own.version if version != own.version else None,
                 status=status,
                 detail=detail,
-                started_at=self._words[version].started_at,
+                started_at=started_at,
             )
 
-    def _renew(self, statuses: Mapping[str, ReplicaStatus], detail: Mapping[str, Any]) -> None:
+    def _renew(
+        self,
+        statuses: Mapping[str, ReplicaStatus],
+        detail: Mapping[str, Any],
+        words: Mapping[str, Word],
+    ) -> None:
         own = self._own
         with self._database.transaction() as session:
             replicas.renew(
@@ -72,7 +80,7 @@ class ReplicaRows:
                 own=own.version,
                 statuses=statuses,
                 detail=detail,
-                words=self._words,
+                words=words,
             )
 
     def _forget(self, version: str) -> None:

@@ -152,12 +152,15 @@ class Adapters(Generic[HandleT]):
 
     async def _reconcile(self) -> None:
         while True:
-            for ref in [ref for ref in self._status if ref not in self._wanted]:
-                await self._withdraw(ref)
+            # One thing at a time: during each, something else may come to be wanted.
+            unwanted = [ref for ref in self._status if ref not in self._wanted]
             missing = [ref for ref in self._wanted if ref not in self._refused and not self._offered(ref)]
-            if not missing:
+            if unwanted:
+                await self._withdraw(unwanted[0])
+            elif missing:
+                await self._offer(missing[0])
+            else:
                 return
-            await self._offer(missing[0])
 
     def _offered(self, ref: VersionRef) -> bool:
         offer = self._offers.get(ref.version)

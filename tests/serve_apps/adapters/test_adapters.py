@@ -221,6 +221,18 @@ async def test_a_change_while_one_loads_is_followed_afterwards():
 
 
 @scenario
+async def test_what_is_wanted_no_longer_while_another_goes_goes_too():
+    world = World()
+    await world.serve(V2, V3)
+    world.adapters.want([V2])
+    await asyncio.sleep(0)
+    world.adapters.want([])
+    await world.adapters.settled()
+    await world.quiet()
+    assert (world.rows.statuses(), world.engine.loaded) == ({}, set())
+
+
+@scenario
 async def test_storage_that_was_away_is_tried_again_and_a_wrong_answer_is_not():
     world = World()
     world.away = {V3}
