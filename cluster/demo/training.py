@@ -48,11 +48,11 @@ def collect_run(demo: Demo) -> None:
     Raises LinnetError `demo.not_recovered` when the run knows of no recovery.
     """
     with demo.teller.moving("publishing: merging, golden answers by transformers"):
-        published = demo.training.result()["detail"]["published"]
+        demo.training.output()
     told = demo.commands.linnet("train", "show", demo.run)
     demo.train = figures(demo, told)
     demo.teller.say(
-        f"published {', '.join(published)}; {demo.train.steps_redone} steps trained again, "
+        f"published {', '.join(told['published'])}; {demo.train.steps_redone} steps trained again, "
         f"{demo.train.recovered_s:.1f} s from the last step before the kill to the first new one"
     )
 
