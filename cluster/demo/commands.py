@@ -93,8 +93,19 @@ class Child:
         return text
 
     def result(self) -> dict[str, Any]:
-        """`output` of a command that prints one JSON object, read."""
-        return _json_object(self.output()) or {}
+        """`output` of a command that prints one JSON object, read.
+
+        Raises what `output` raises, and LinnetError `demo.no_answer`, with what was printed, without one.
+        """
+        text = self.output()
+        value = _json_object(text)
+        if value is None:
+            raise LinnetError(
+                f"`{' '.join(self.arguments)}` has ended well and printed no JSON object: {text[-300:]!r}.",
+                code="demo.no_answer",
+                hint="The same command again tells how things stand.",
+            )
+        return value
 
     def findings(self) -> dict[str, Any]:
         """The JSON object of a command whose exit code is a part of its answer, such as `doctor`.
@@ -197,9 +208,12 @@ def _read(stream: IO[str], keep: Callable[[str], None]) -> threading.Thread:
 
 
 def _json_object(text: str) -> dict[str, Any] | None:
-    with contextlib.suppress(ValueError, IndexError):
-        value = json.loads(text.strip().splitlines()[-1])
-        return value if isinstance(value, dict) else None
+    """The last line that is one: libraries of the command may print before it, and when it ends."""
+    for line in reversed(text.splitlines()):
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                return value
     return None
 
 

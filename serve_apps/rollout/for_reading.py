@@ -75,6 +75,4 @@ def _band(gate: Gate, sketch: Sketch, quantile: float) -> str:
 def _as_metric(gate: Gate, found: Interval) -> tuple[float | None, float | None]:
     """Sketches hold a log-probability's distance from certainty; a low end of 0 says nothing."""
     low, high = found[0] or None, found[1]
-    if gate.metric != LOGPROB:
-        return low, high
-    return None if high is None else -high, None if low is None else -low
+    return quantities.mirrored(low, high) if gate.metric == LOGPROB else (low, high)

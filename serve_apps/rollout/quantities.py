@@ -46,11 +46,14 @@ def measured(gate: Gate, finding: Finding) -> str:
     return f"{effect} (at least {low})" if high is None else f"{effect} ({low} to {high})"
 
 
-def _interval(gate: Gate, finding: Finding) -> tuple[float | None, float | None]:
-    low, high = finding.low, finding.high
-    if not _is_distance(gate):
-        return low, high
+def mirrored(low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """The same interval of the values with the other sign; None is an end that is not known."""
     return None if high is None else -high, None if low is None else -low
+
+
+def _interval(gate: Gate, finding: Finding) -> tuple[float | None, float | None]:
+    found = finding.low, finding.high
+    return mirrored(*found) if _is_distance(gate) else found
 
 
 def _is_distance(gate: Gate) -> bool:

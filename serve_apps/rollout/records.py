@@ -155,7 +155,8 @@ def _awaits_approval(row: RolloutRow) -> bool:
     """From the policy as it is stored, so that one which cannot be read may still be ended."""
     if row.spec is None or row.step < 0:
         return False
-    return bool(row.spec["steps"][row.step]["approve"])
+    steps = row.spec.get("steps", [])
+    return row.step < len(steps) and bool(steps[row.step].get("approve"))
 
 
 def spec_of(row: RolloutRow) -> RolloutSpec | None:

@@ -76,6 +76,17 @@ def test_a_head_whose_models_end_it_minutes_after_each_start_is_not_started_for_
     assert decide(GCS, -9, overs=overs, now=last + 200) is Step.REPEAT
 
 
+def test_what_is_left_of_a_lost_head_is_no_daemon_of_the_new_one():
+    left = subprocess.Popen(["sleep", "600"])
+    try:
+        keeper = Keeper(["true"])
+        assert keeper._start() == 0
+        assert keeper._daemons == {}
+    finally:
+        left.kill()
+        left.wait()
+
+
 def test_what_cannot_be_started_now_is_started_at_a_later_look(tmp_path):
     program = tmp_path / "gcs_server"
     keeper = Keeper(["true"])

@@ -56,6 +56,18 @@ def test_passes_a_commands_error_on_with_its_kind_code_and_hint(commands: Comman
     assert caught.value.hint
 
 
+def test_what_a_library_prints_at_the_end_hides_no_answer(commands: Commands, script):
+    name = script("chatty", "print('{\"done\": 1}'); print('[2026 I 1] going down')")
+    assert commands._start([name], lambda _line: None).result() == {"done": 1}
+
+
+def test_a_command_without_an_answer_is_an_error_with_what_it_printed(commands: Commands, script):
+    name = script("silent", "print('nothing to tell')")
+    with pytest.raises(LinnetError, match="nothing to tell") as caught:
+        commands._start([name], lambda _line: None).result()
+    assert caught.value.code == "demo.no_answer"
+
+
 def test_a_command_without_the_error_form_is_told_by_its_last_line(commands: Commands, script):
     name = script(
         "broken",
