@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,11 +20,28 @@ from tests.hosts import cluster
 from tests.hosts.host import Host
 from tests.hosts.network import Network
 from tests.hosts.test_serving import ON_HEAD, asking, hosts_of_replicas, proven
-from tests.support.endpoint import MODEL, publish_tiny_versions, wait_for
+from tests.support.endpoint import MODEL, Endpoint, publish_tiny_versions, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TIMES = logging.getLogger(__name__)
+
+
+class OfHosts(Endpoint):
+    """The `linnet` of this machine on the state and the store that the hosts share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For commands: no cluster, since a rollout's state is in the database."""
+        return {
+            **os.environ,
+            "LINNET_HOME": str(self.settings.home),
+            "LINNET_ROOT": self.settings.root,
+            "LINNET_STATE_URL": self.settings.state_url,
+        }
 
 
 def endpoint(worker: str) -> dict[str, Any]:
@@ -87,7 +104,7 @@ def lose_head(running: cluster.RayCluster, network: Network) -> None:
 def test_a_rollout_goes_on_where_it_was_and_nobody_waits_for_the_head(served, tmp_path):
     running, network, settings = served
     assert [host.name for host in hosts_of_replicas(network)] == ["worker"]
-    before, rolling = proven(settings), Rolling(SimpleNamespace(settings=settings), tmp_path, MODEL)
+    before, rolling = proven(settings), Rolling(OfHosts(settings), tmp_path, MODEL)
     found: dict = {}
     with asking(network["desk"], f"http://{network['worker'].address}:8000", found, "--split"):
         rollout = rolling.start("v2", ERRORS)
