@@ -35,6 +35,7 @@ SSH_OPTIONS = (
     "ConnectTimeout=5",
 )
 ALL = ("--net", "--mount", "--pid", "--uts", "--ipc")
+_SHOWN = 3000
 NEW = (*ALL, "--fork", "--mount-proc", "--kill-child")
 
 
@@ -90,7 +91,7 @@ class Host:
     def run(
         self, command: str, *, timeout: float = 60.0, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run a shell command by ssh, from the switch; raises CalledProcessError, with output, if it fails.
+        """Run a shell command by ssh, from the switch; raises CalledProcessError, with its output noted.
 
         With `check` off nothing is raised, and exit status 255 says that the host could not be reached.
         """
@@ -98,9 +99,9 @@ class Host:
             self._ssh(command), capture_output=True, text=True, timeout=timeout, check=False
         )
         if check and done.returncode:
-            raise subprocess.CalledProcessError(
-                done.returncode, f"{self.name}: {command}", f"\n{done.stdout}\n{done.stderr}"
-            )
+            failed = subprocess.CalledProcessError(done.returncode, f"{self.name}: {command}")
+            failed.add_note(f"{done.stdout[-_SHOWN:]}\n{done.stderr[-_SHOWN:]}")
+            raise failed
         return done
 
     def start(
