@@ -114,7 +114,7 @@ class Keeper:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda received, _frame: self._stopping.append(received))
         descendants.adopt_orphans()
-        code = self._start()
+        code = self._start_anew()
         started(code)
         step, code = (Step.END, code) if code else self._keep()
         if step is Step.END:
@@ -152,8 +152,10 @@ class Keeper:
                 if step is Step.REPEAT:
                     self._repeats.append(time.monotonic())
                     self._unstarted.append(daemon)
-                elif step is Step.START_OVER and (failed := self._start_over()):
-                    return Step.END, failed
+                elif step is Step.START_OVER:
+                    self._overs.append(time.monotonic())
+                    if failed := self._start_anew():
+                        return Step.END, failed
             self._start_again()
             time.sleep(_POLL_S)
         return Step.END, 0
@@ -167,9 +169,8 @@ class Keeper:
             except OSError:
                 self._unstarted.append(daemon)
 
-    def _start_over(self) -> int:
-        self._overs.append(time.monotonic())
-        # Ray gives a node 30 s to come up, which a busy machine may not keep.
+    def _start_anew(self) -> int:
+        """With nothing of before; Ray gives a node 30 s to come up, which a busy machine may not keep."""
         for _ in range(STARTS):
             descendants.kill_all(_KILL_S)
             self._daemons.clear()

@@ -207,6 +207,14 @@ def test_a_raylet_that_ends_as_it_was_told_ends_all(kept):
     assert kept.all_gone()
 
 
+def test_a_first_start_that_fails_on_a_busy_machine_is_tried_again(tmp_path):
+    tries = tmp_path / "tries"
+    failing = f"open({str(tries)!r}, 'a').write('x'); raise SystemExit(len(open({str(tries)!r}).read()) < 2)"
+    done = subprocess.run([*head.module("keeper"), sys.executable, "-c", failing], check=False)
+    assert done.returncode == 0
+    assert tries.read_text() == "xx"
+
+
 def test_a_command_that_fails_is_told_by_its_code():
     done = subprocess.run([*head.module("keeper"), sys.executable, "-c", "raise SystemExit(3)"], check=False)
     assert done.returncode == 3
