@@ -53,6 +53,7 @@ def test_stable_gets_a_replica_for_the_comparison_and_lets_it_go_afterwards(scal
             MEMORY,
             steps=[{"weight": 20}, {"weight": 40}, {"weight": 100}],
             baseline="fresh",
+            keep_previous="5s",
         )
         wait_for(lambda: len(serving(scaled)) == 2, "a fresh replica of stable", 180)
         rolling.wait_for_step(rollout, 2)
