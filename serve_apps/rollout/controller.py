@@ -96,6 +96,7 @@ class Controller:
         self._holder = holder
         self._outside = outside or Nobody()
         self._clock = clock
+        self._unreadable: dict[int, str] = {}
         with store.database.transaction() as session:
             self.epoch = controllers.take(session, NAME, holder)
 
@@ -122,9 +123,11 @@ class Controller:
             # A person was quicker, or the database is away: the next tick sees what is so then.
             _log.warning("rollout %d is not looked at now: %s", rollout, error)
             return False
-        except Exception:
+        except Exception as error:
             # One whose rows cannot be read must not hold up the others.
-            _log.exception("rollout %d cannot be looked at", rollout)
+            if self._unreadable.get(rollout) != repr(error):
+                self._unreadable[rollout] = repr(error)
+                _log.exception("rollout %d cannot be looked at", rollout)
             return False
 
     def _keep_ends(self) -> None:

@@ -42,7 +42,9 @@ def _of_itself(gate: Gate) -> dict[str, Any]:
         return {"kind": Kind.THRESHOLD, "limit": _share(gate), "duration_s": gate.for_.total_seconds()}
     if _is_rate(gate):
         return {"kind": Kind.RATE, "limit": gate.absolute()}
-    return {"kind": Kind.QUANTILE_LIMIT, "limit": limit_of_values(gate), **_place(gate)}
+    below_zero = gate.metric == LOGPROB
+    limit = limit_of_values(gate)
+    return {"kind": Kind.QUANTILE_LIMIT, "limit": limit, "below_zero": below_zero, **_place(gate)}
 
 
 def worse(gate: Gate) -> Direction:

@@ -49,8 +49,9 @@ def _interval(test: Test, shown: Shown) -> str:
         return ""
     low = _written(test, shown.low, unit=False)
     if shown.high is None:
-        return f" (at least {low})"
-    return f" ({low} to {_written(test, shown.high, unit=False)})"
+        return f" (at {'most' if test.below_zero else 'least'} {low})"
+    high = _written(test, shown.high, unit=False)
+    return f" ({high} to {low})" if test.below_zero else f" ({low} to {high})"
 
 
 def _limit(test: Test) -> str:
@@ -65,7 +66,7 @@ def _written(test: Test, value: float, *, unit: bool = True) -> str:
     if test.kind in RATIOS:
         return f"{value:.3g}{' times' if unit else ''}"
     if test.kind is Kind.QUANTILE_LIMIT:
-        return f"{value:.3g}"
+        return f"{-value if test.below_zero else value:.3g}"
     if test.kind is Kind.PAIRED:
         return f"{100 * value:.1f}{' points' if unit else ''}"
     return _percent(value)

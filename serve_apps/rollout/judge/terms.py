@@ -41,7 +41,7 @@ class Test(StrictModel):
     rate is on the good side of `tolerate` is well whatever the baseline's is. No verdict comes before
     `min_samples` answers of the candidate at a weight. `alpha`: how often a candidate within the limit fails,
     at most, over a whole rollout; `beta`: how often one beyond it passes, at most, at each weight.
-    `duration_s`: for how long a threshold must be exceeded.
+    `duration_s`: for how long a threshold must be exceeded. `below_zero`: values come without their sign.
     """
 
     # The name is the field's own word, and not that of a class for pytest to collect.
@@ -56,6 +56,7 @@ class Test(StrictModel):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     beta: float = Field(default=0.1, gt=0, lt=1)
     duration_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    below_zero: bool = False
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:

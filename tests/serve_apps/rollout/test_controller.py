@@ -144,7 +144,7 @@ def test_two_controllers_cannot_both_act(store, judged):
     assert judged.run(newer, rollout).phase is Phase.PROMOTED
 
 
-def test_one_that_cannot_be_read_holds_up_no_other(store, judged):
+def test_one_that_cannot_be_read_holds_up_no_other_and_is_told_once(store, judged, caplog):
     with store.database.transaction() as session:
         session.add(
             RolloutRow(
@@ -160,6 +160,9 @@ def test_one_that_cannot_be_read_holds_up_no_other(store, judged):
         )
     rollout = judged.begin().rollout_id
     assert judged.run(judged.controller(), rollout).phase is Phase.PROMOTED
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == [
+        "rollout 1 cannot be looked at"
+    ]
 
 
 def test_a_person_pauses_resumes_and_approves(store, judged):

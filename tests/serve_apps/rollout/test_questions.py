@@ -87,6 +87,7 @@ def test_more_distance_from_certainty_is_worse():
     assert (test.direction, test.limit, test.quantile) == (Direction.HIGHER, 1.25, 0.75)
     test = question(metric="mean_logprob", quantile=0.5, min=-2)
     assert (test.direction, test.limit, test.quantile) == (Direction.HIGHER, 2, 0.5)
+    assert test.below_zero
 
 
 def test_alpha_is_shared_by_the_gates_that_may_fail_by_chance():

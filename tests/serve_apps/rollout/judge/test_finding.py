@@ -177,6 +177,12 @@ def test_reasons_name_both_numbers():
     assert drop.reason.endswith("), limit 2.0 points")
 
 
+def test_values_below_zero_are_told_with_their_sign():
+    test = Test(kind="quantile_limit", quantile=0.95, limit=0.7, below_zero=True)
+    found = finding(seen(test, beyond(BASELINE, limit=0.7)), test, Sketches(BASELINE, EMPTY))
+    assert found.reason == f"-{found.effect:.3g} (-{found.high:.3g} to -{found.low:.3g}), limit -0.7"
+
+
 @pytest.mark.parametrize(
     ("test", "shares"),
     [
