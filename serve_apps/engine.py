@@ -22,7 +22,7 @@ from cluster.registry import ModelStore
 from cluster.state import losses
 from cluster.state.replicas import ReplicaStatus
 from cluster.state.tables import utc_now
-from serve_apps import backoff, memory, ray_llm, tripped_validators, warm_worker
+from serve_apps import backoff, memory, ray_llm, tried_already, tripped_validators, warm_worker
 from serve_apps.adapters import vllm_lora
 from serve_apps.adapters.adapters import Adapters, sentence
 from serve_apps.adapters.fitting import require_fit
@@ -64,6 +64,7 @@ class VersionServer(LLMServer):
         self._probes = 0
         limit = args.memory_limit_gib
         self._memory = memory.MemoryGuard(os.getpid(), limit) if limit is not None else None
+        await asyncio.to_thread(self._require_untried)
         pause_s = await self._back_off()
         began = time.monotonic()
         try:
@@ -168,6 +169,13 @@ class VersionServer(LLMServer):
     async def _start_engine(self) -> None:
         """As Ray's, without its usage telemetry: an actor for it would import all of vLLM."""
         await self.engine.start()
+
+    def _require_untried(self) -> None:
+        now, application = utc_now(), serve.get_replica_context().app_name
+        with self._store.database.snapshot() as session:
+            refusal = tried_already.refused_lately(session, self._args.ref, now)
+        if refusal is not None and refusal.seen_at > tried_already.deployed_at(application):
+            raise tried_already.again(self._args.ref, refusal, now)
 
     async def _back_off(self) -> float:
         """Wait, where the replicas before this one were lost in a storm; returns the seconds."""

@@ -14,9 +14,9 @@ from serve_apps.replica import VersionReplica
 from serve_apps.serve_settings import ONE_LOOP
 from serve_apps.version_args import VersionArgs, deployment_name
 
-# A replica that fails to start is not tried twenty times: its weights or its answers are wrong,
-# and the next try would find the same.
-_CONSTRUCTOR_TRIES = 1
+# What counts is Serve's other limit, three for each replica: it takes replicas that were lost while its
+# controller was away for ones that failed to start, and a host may have held any number of them.
+_CONSTRUCTOR_TRIES = 1000
 # Serve learns of a replica's end by its next health check, and starts another only then.
 _HEALTH_CHECK_PERIOD_S = 1.0
 

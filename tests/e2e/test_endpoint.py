@@ -168,6 +168,8 @@ def test_other_greedy_answers_are_refused_with_both_shown(shared_endpoint, share
     assert "something else" in message
     # Up to where both decoders agree: a cut character at the end is shown by one and left out by the other.
     assert repr(first.answer[:6])[1:-1] in message
+    with store.database.snapshot() as session:
+        assert len(replicas.refusals(session, MODEL, "v9")) == 1, "Serve's further tries have loaded nothing"
     started = shared_endpoint.command(
         "linnet", "rollout", "start", f"{MODEL}:v9", "--weight", "5", "--yes", "--json"
     )

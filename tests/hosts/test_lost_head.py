@@ -1,4 +1,4 @@
-"""The head loses its GCS, then its power, amid a rollout: the other host answers all the while."""
+"""The head loses its autoscaler, its GCS, then its power, amid a rollout: the other host answers all the while."""
 
 from __future__ import annotations
 
@@ -94,10 +94,11 @@ def of_controller(head: Host) -> list[psutil.Process]:
     return head.processes("ServeReplica:rollouts")
 
 
-def lose_gcs(running: cluster.RayCluster) -> None:
-    (gcs,) = running.head.processes("gcs_server")
-    gcs.kill()
-    wait_for(lambda: running.head.processes("gcs_server"), "another GCS", 60)
+def lose(running: cluster.RayCluster, program: str) -> None:
+    """Kill a daemon of the head, and wait for another in its place."""
+    (daemon,) = running.head.processes(program)
+    daemon.kill()
+    wait_for(lambda: running.head.processes(program), f"another {program}", 60)
 
 
 def lose_head(running: cluster.RayCluster, network: Network) -> None:
@@ -113,7 +114,8 @@ def test_a_rollout_goes_on_where_it_was_and_nobody_waits_for_the_head(served, tm
     found: dict = {}
     with asking(network["desk"], f"http://{network['worker'].address}:8000", found, "--split"):
         rollout = rolling.start("v2", ERRORS)
-        lose_gcs(running)
+        lose(running, "_private/monitor.py")
+        lose(running, "gcs_server")
         rolling.wait_for_step(rollout, 1)
         lose_head(running, network)
         assert rolling.wait_for_end(rollout).phase == "promoted", rolling.last_look(rollout)
