@@ -1,4 +1,4 @@
-"""The head loses its autoscaler, its GCS, then its power, amid a rollout: the other host answers all the while."""
+"""The head loses its autoscaler, its GCS, then its power amid a rollout: the other host answers meanwhile."""
 
 from __future__ import annotations
 
