@@ -22,11 +22,7 @@ from tests.hosts.network import Network
 from tests.hosts.test_serving import ON_HEAD, asking, hosts_of_replicas, proven
 from tests.support.endpoint import MODEL, Endpoint, publish_tiny_versions, wait_for
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.xfail(reason="docs/decisions/the-head-comes-back.md: not shown", strict=True),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TIMES = logging.getLogger(__name__)
 
