@@ -53,8 +53,6 @@ class Host:
     switch: int
     key: Path
     """Private key with which root of this machine and of every host logs in."""
-    niceness: int = 0
-    """The hosts share the cores of one machine; those that are nicer leave them to the others."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     init: int | None = None
     """PID, on this machine, of the host's first process; None while it is down."""
@@ -72,7 +70,6 @@ class Host:
                 [
                     *DIES_WITH_US,
                     *("nsenter", "--target", str(self.switch), "--mount", "--"),
-                    *("nice", "-n", str(self.niceness)),
                     "unshare",
                     *NEW,
                     BOOT,

@@ -48,12 +48,9 @@ class Network:
 
     @classmethod
     @contextmanager
-    def create(
-        cls, names: Sequence[str], *, disk_mebibytes: int = 0, first: str | None = None
-    ) -> Iterator[Network]:
+    def create(cls, names: Sequence[str], *, disk_mebibytes: int = 0) -> Iterator[Network]:
         """Boot a host for each name (at most 12 letters each), and leave nothing of them afterwards.
 
-        The host `first` gets the cores that all of them share before the others do.
         With `disk_mebibytes` all of them share an empty disk of this size too, /mnt/linnet/disk, which
         `faults.full_disk` fills; this machine sees it through a host only.
         """
@@ -68,7 +65,7 @@ class Network:
             sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
             addresses = {name: f"{SUBNET}.{10 + place}" for place, name in enumerate(names)}
             hosts = {
-                name: Host(name, address, _disk(directory / name, addresses), switch, key, _nice(name, first))
+                name: Host(name, address, _disk(directory / name, addresses), switch, key)
                 for name, address in addresses.items()
             }
             network = cls(hosts, directory, key)
@@ -76,10 +73,6 @@ class Network:
                 stack.callback(host.kill)
                 host.boot(network.shared)
             yield network
-
-
-def _nice(name: str, first: str | None) -> int:
-    return 0 if first in (None, name) else 10
 
 
 def _disk(directory: Path, addresses: dict[str, str]) -> Path:

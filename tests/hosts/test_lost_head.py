@@ -69,8 +69,7 @@ def endpoint(worker: str) -> dict[str, Any]:
 @pytest.fixture
 def served() -> Iterator[tuple[cluster.RayCluster, Network, Settings]]:
     with (
-        # A head that boots has cores of its own to boot with.
-        Network.create(["desk", "head", "worker"], first="head") as network,
+        Network.create(["desk", "head", "worker"]) as network,
         cluster.up(network, desk="desk", head="head", workers=["worker"]) as running,
     ):
         state = f"sqlite:///{network.shared}/state/linnet.db"
