@@ -35,8 +35,8 @@ def ray_command(
 ) -> list[str]:
     """Every port that Ray would fix is given, so that clusters on one machine do not collide.
 
-    So are those that its agents would choose: a raylet waits 15 s for them and then dies, which a busy machine
-    may not keep (ray-project/ray#65983).
+    So are those that its agents would choose: a raylet waits 15 s for them and then dies, which is
+    short for a busy machine (ray-project/ray#65983).
 
     The GCS keeps its tables in RocksDB below `temp_dir`. The system config says so and not the environment,
     which everything in the cluster inherits: what started another cluster would open this one's tables.
