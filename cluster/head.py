@@ -35,9 +35,6 @@ def ray_command(
 ) -> list[str]:
     """Every port that Ray would fix is given, so that clusters on one machine do not collide.
 
-    So are those that its agents would choose: a raylet waits 15 s for them and then dies, which is
-    short for a busy machine (ray-project/ray#65983).
-
     The GCS keeps its tables in RocksDB below `temp_dir`. The system config says so and not the environment,
     which everything in the cluster inherits: what started another cluster would open this one's tables.
     """
@@ -54,9 +51,6 @@ def ray_command(
         f"--dashboard-host={HOST}",
         f"--dashboard-port={dashboard_port}",
         f"--dashboard-agent-listen-port={agent_port}",
-        f"--dashboard-agent-grpc-port={free_port()}",
-        f"--metrics-export-port={free_port()}",
-        f"--runtime-env-agent-port={free_port()}",
         f"--ray-client-server-port={free_port()}",
         f"--temp-dir={temp_dir}",
         f"--system-config={json.dumps(system_config)}",

@@ -94,13 +94,6 @@ def test_both_files_start_ray_alike(own, cloud):
     assert mine.replace("RAY_enable_autoscaler_v2=0 ", "") == theirs
 
 
-@pytest.mark.parametrize("role", ["head", "worker"])
-def test_no_raylet_waits_for_ports_that_its_agents_choose(own, role):
-    command = own[f"{role}_start_ray_commands"][-1]
-    agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export", "runtime-env-agent")
-    assert all(f"--{agent}-port=638" in command for agent in agents)
-
-
 def test_a_head_keeps_its_tables_where_a_restart_finds_them(own, tmp_path):
     command = own["head_start_ray_commands"][-1].replace("python -m cluster.keeper --detach ray", "print_it")
     shown = "print_it() { echo $RAY_gcs_storage $RAY_gcs_storage_path $1; }; touch ~/linnet.env"

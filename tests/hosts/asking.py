@@ -1,6 +1,7 @@
 """Callers on a host: `python -m tests.hosts.asking URL` asks until its input ends, then tells how it went.
 
-With `--split` there are others too, who ask for the model as its traffic is split.
+With `--split` there are others too, who ask for the model as its traffic is split. With `--calm` they are fewer
+and rest between, so that a host can boot beside them on cores that it shares with who answers.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ def main(url: str, *options: str) -> None:
         finally:
             slowest[0] = max(slowest[0], time.monotonic() - began)
 
-    split = Split(endpoint=endpoint, callers=2)
+    pace = {"callers": 1, "pause_s": 0.3} if "--calm" in options else {}
+    split = Split(endpoint=endpoint, **{"callers": 2} | pace)
     others = split if "--split" in options else nullcontext()
-    with Comparison(endpoint=endpoint, expected=expected, asking=timed) as comparison, others:
+    with Comparison(endpoint=endpoint, expected=expected, asking=timed, **pace) as comparison, others:
         sys.stdout.write("asking\n")
         sys.stdout.flush()
         sys.stdin.read()

@@ -107,7 +107,8 @@ def test_a_rollout_goes_on_where_it_was_and_nobody_waits_for_the_head(served, tm
     assert [host.name for host in hosts_of_replicas(network)] == ["worker"]
     before, rolling = proven(settings), Rolling(OfHosts(settings), tmp_path, MODEL)
     found: dict = {}
-    with asking(network["desk"], f"http://{network['worker'].address}:8000", found, "--split"):
+    url = f"http://{network['worker'].address}:8000"
+    with asking(network["desk"], url, found, "--split", "--calm"):
         rollout = rolling.start("v2", ERRORS)
         lose(running, "_private/monitor.py")
         lose(running, "gcs_server")

@@ -10,9 +10,10 @@ from typing import Self
 
 @dataclass(kw_only=True)
 class Repeating(ABC):
-    """`callers` threads."""
+    """`callers` threads, each of which rests for `pause_s` after every time."""
 
     callers: int = 4
+    pause_s: float = 0.0
 
     def __enter__(self) -> Self:
         self._stop = threading.Event()
@@ -32,6 +33,6 @@ class Repeating(ABC):
 
     def _repeat(self, number: int) -> None:
         count = 0
-        while not self._stop.is_set():
+        while not self._stop.wait(self.pause_s if count else 0):
             count += 1
             self.once(number, count)
