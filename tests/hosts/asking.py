@@ -1,7 +1,7 @@
 """Callers on a host: `python -m tests.hosts.asking URL` asks until its input ends, then tells how it went.
 
-With `--split` there are others too, who ask for the model as its traffic is split. With `--calm` they are fewer
-and rest between, so that a host can boot beside them on cores that it shares with who answers.
+With `--split` there are others too, who ask for the model as its traffic is split. With `--calm` they are
+fewer and rest between, so that a host can boot beside them on cores that it shares with who answers.
 """
 
 from __future__ import annotations
