@@ -36,8 +36,7 @@ from serve_apps.proving import prove
 from serve_apps.replay.middleware import TellTokens
 from serve_apps.replica_door import GatewayOnly
 from serve_apps.replica_rows import NOT_WRITTEN, ReplicaRows
-from serve_apps.rollout.beside import MOST, needed, reserved
-from serve_apps.rollout.keeping import is_kept
+from serve_apps.rollout import beside, keeping
 from serve_apps.version_args import VersionArgs
 
 logger = logging.getLogger("ray.serve")
@@ -88,7 +87,13 @@ class VersionServer(LLMServer):
             raise
         took = {"load_s": round(loaded - began, 2), "prove_s": round(time.monotonic() - loaded, 2)}
         most = ray_llm.most_replicas(serve.get_replica_context())
-        self._proof = {"proven": proven, "standby": args.standby, MOST: most, "pause_s": pause_s, **took}
+        self._proof = {
+            "proven": proven,
+            "standby": args.standby,
+            beside.MOST: most,
+            "pause_s": pause_s,
+            **took,
+        }
         await self._report(ReplicaStatus.SERVING, self._proof)
         self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._stay_alive())]
 
@@ -246,9 +251,12 @@ class VersionServer(LLMServer):
         """Take over what rollouts want of the version."""
         model, version = self._args.ref.model, self._args.ref.version
         with self._store.database.snapshot() as session:
-            self._load.kept = is_kept(session, model, version, utc_now())
-            self._load.needed = needed(session, model, version)
-            self._load.reserved = self._rows.replica in reserved(session, model, version)
+            now = utc_now()
+            self._load.kept = keeping.is_kept(session, model, version, now)
+            self._load.needed = max(
+                keeping.needed(session, model, version, now), beside.needed(session, model, version)
+            )
+            self._load.reserved = self._rows.replica in beside.reserved(session, model, version)
 
     async def _renew(self) -> None:
         while True:

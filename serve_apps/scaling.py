@@ -26,8 +26,9 @@ class Load:
     """One replica, in means over Serve's `look_back_period_s`; `asked` is not 0 where any request came.
 
     Nor is `kept` where a rollout may have the version take all of the traffic at once; `needed` is how many
-    replicas of it one compares its candidate with and lets serve, in all; `reserved` is 1 for one of
-    the former, which gets a part of the traffic as large as the candidate's and no more.
+    replicas of it that takes, or how many one compares its candidate with and lets serve, in all;
+    `reserved` is 1 for one of those to compare with, which gets a part of the traffic as large as the
+    candidate's and no more.
     """
 
     ongoing: float
