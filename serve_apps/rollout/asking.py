@@ -11,6 +11,7 @@ import aiohttp
 
 from cluster.errors import LinnetError
 from cluster.state.database import Database
+from serve_apps.rollout import given_up
 from serve_apps.rollout.followed import Followed
 from serve_apps.rollout.gate_spec import Gate
 from serve_apps.rollout.looks import Told
@@ -24,9 +25,18 @@ from serve_apps.rollout.telling import Telling
 
 
 class Asking:
-    """`url` is the endpoint's, for held-out questions. Begins at once, in a thread of its own."""
+    """`url` is the endpoint's, for held-out questions; `given_up` says why Serve does not start a version.
 
-    def __init__(self, database: Database, url: str, environ: Mapping[str, str]) -> None:
+    Begins at once, in a thread of its own.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        url: str,
+        environ: Mapping[str, str],
+        given_up: Callable[[str, str], str] = given_up.by_nobody,
+    ) -> None:
         self._database = database
         self._lock = threading.Lock()
         self._followed: dict[int, Followed] = {}
@@ -34,7 +44,7 @@ class Asking:
         self._thread = threading.Thread(target=self._loop.run_forever, name="linnet-asking", daemon=True)
         self._thread.start()
         self._session = asyncio.run_coroutine_threadsafe(_session(), self._loop).result()
-        self._questioner = Questioner(url, self._session, environ)
+        self._questioner = Questioner(url, self._session, environ, given_up)
         self._telling = asyncio.run_coroutine_threadsafe(self._begin_telling(environ), self._loop).result()
 
     def follow(self, facts: Facts) -> None:
@@ -70,6 +80,10 @@ class Asking:
         """Whether all agree to the next step, and who does not yet."""
         return self._followed[facts.id].confirmation(facts)
 
+    def given_up(self, facts: Facts) -> str:
+        """Why Serve does not try to start the candidate any more; empty while it does."""
+        return self._followed[facts.id].given_up
+
     def close(self) -> None:
         """Ask nobody any more."""
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(timeout=10)
@@ -79,6 +93,7 @@ class Asking:
 
     async def _begin(self, followed: Followed) -> None:
         spec = followed.facts.spec
+        self._start(followed, "Serve", partial(self._questioner.start, followed), _goes_on)
         for gate in spec.gates:
             work = self._asks(followed, gate)
             if work is not None:
@@ -117,6 +132,10 @@ class Asking:
         await asyncio.gather(*asked, return_exceptions=True)
         await self._telling.end()
         await self._session.close()
+
+
+def _goes_on(_why: str) -> None:
+    """While Serve cannot be asked, the candidate has until its `start_deadline`."""
 
 
 async def _session() -> aiohttp.ClientSession:

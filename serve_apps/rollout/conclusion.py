@@ -87,6 +87,8 @@ def _waiting(spec: RolloutSpec, progress: Progress, waits_for: str) -> Conclusio
 def _down(spec: RolloutSpec, signals: Signals) -> str | None:
     if signals.refused is not None:
         return f"a replica of the candidate did not prove itself: {signals.refused}"
+    if signals.given_up and not signals.serving:
+        return f"Serve has given up starting the candidate: {signals.given_up}"
     if signals.lost > spec.max_restarts:
         return f"{signals.lost} replicas of the candidate were lost, more than {spec.max_restarts}"
     return None

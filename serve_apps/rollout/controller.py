@@ -55,6 +55,10 @@ class Outside(Protocol):
         """Whether all agree to the next step, and who does not yet."""
         ...
 
+    def given_up(self, facts: Facts) -> str:
+        """Why Serve does not try to start the candidate any more; empty while it does."""
+        ...
+
     def taken(self, facts: Facts, told: dict[str, Told]) -> None:
         """What was told is stored with a look."""
         ...
@@ -76,6 +80,10 @@ class Nobody:
     def confirmation(self, facts: Facts) -> tuple[bool, str]:
         """Nobody has to agree."""
         return True, ""
+
+    def given_up(self, facts: Facts) -> str:
+        """Nobody has."""
+        return ""
 
     def taken(self, facts: Facts, told: dict[str, Told]) -> None:
         """Nothing was told."""
@@ -145,7 +153,12 @@ class Controller:
         self._outside.follow(facts)
         now, told = self._clock(), self._outside.told(facts)
         confirmed, unconfirmed = self._outside.confirmation(facts)
-        signals = facts.signals.model_copy(update={"confirmed": confirmed, "unconfirmed": unconfirmed})
+        heard = {
+            "confirmed": confirmed,
+            "unconfirmed": unconfirmed,
+            "given_up": self._outside.given_up(facts),
+        }
+        signals = facts.signals.model_copy(update=heard)
         judging = is_due(facts.progress, now, has_news=bool(facts.counted or told))
         inputs = LookInputs(
             at=now,

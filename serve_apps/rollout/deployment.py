@@ -15,7 +15,7 @@ from cluster.config import StrictModel, validate
 from cluster.errors import GateFailedError, LinnetError
 from cluster.refs import VersionRef
 from cluster.registry import ModelStore
-from serve_apps.rollout import checking, declared
+from serve_apps.rollout import checking, declared, given_up
 from serve_apps.rollout.asking import Asking
 from serve_apps.rollout.controller import Controller
 from serve_apps.rollout.outside.placeholders import Names
@@ -50,7 +50,7 @@ class RolloutController:
         self._args = args
         self._stop = threading.Event()
         self._store = ModelStore.open()
-        self._asking = Asking(self._store.database, args.url, os.environ)
+        self._asking = Asking(self._store.database, args.url, os.environ, given_up.by_serve)
         self._thread = threading.Thread(target=self._run, name="linnet-rollouts", daemon=True)
         self._thread.start()
 

@@ -16,10 +16,14 @@ from serve_apps.rollout.reading import Facts
 
 
 class Followed:
-    """What is heard in one thread and looked at in another. `facts` are those of the newest look."""
+    """What is heard in one thread and looked at in another. `facts` are those of the newest look.
+
+    `given_up`: why Serve does not try to start the candidate any more; empty while it does.
+    """
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
+        self.given_up = ""
         self.names = Names(facts.model, facts.state.candidate, facts.state.stable)
         self.tasks: list[asyncio.Task[None]] = []
         self._lock = threading.Lock()

@@ -20,8 +20,9 @@ class Signals(StrictModel):
     """How things stand at a look, besides what was counted.
 
     `gateways`: the newest revision that each gateway routes by; `revision`: the one that is wanted.
-    `serving`, `lost`, `refused` are of the candidate since the rollout began. `memory`, `stable_memory`:
-    bytes that the largest replica of each holds; None where one has not told, and in looks of old.
+    `serving`, `lost`, `refused` are of the candidate since the rollout began; `given_up` says why Serve
+    does not try to start it any more. `memory`, `stable_memory`: bytes that the largest replica of each
+    holds; None where one has not told, and in looks of old.
     `fresh`: replicas of stable that are as new, where the policy asks for them; `no_fresh` says why there are
     none. `can_go_back`: stable answers, or nobody would lose an answer by it. `confirmed`: all webhooks that
     must agree to the next step have; `unconfirmed` says who has not, and why. `resumes`: how often people
@@ -37,6 +38,7 @@ class Signals(StrictModel):
     serving: int = 0
     lost: int = 0
     refused: str | None = None
+    given_up: str = ""
     memory: int | None = None
     stable_memory: int | None = None
     fresh: int = 0

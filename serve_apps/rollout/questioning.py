@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -29,7 +29,7 @@ ASK_EACH_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Questioner:
-    """`url` is the endpoint's. What it does goes on until it is cancelled.
+    """`url` is the endpoint's; `given_up` asks Serve. What it does goes on until it is cancelled.
 
     Raises ConfigError for a secret that is not there, and what storage raises.
     """
@@ -37,6 +37,16 @@ class Questioner:
     url: str
     session: aiohttp.ClientSession
     environ: Mapping[str, str]
+    given_up: Callable[[str, str], str]
+
+    async def start(self, followed: Followed) -> None:
+        """Whether Serve still tries to start the candidate, while it does not serve."""
+        names = followed.names
+        while True:
+            serves = followed.facts.signals.serving
+            asked = (names.model, names.candidate)
+            followed.given_up = "" if serves else await asyncio.to_thread(self.given_up, *asked)
+            await asyncio.sleep(ASK_EACH_S)
 
     async def score(self, followed: Followed, gate: Gate) -> None:
         """A round of a held-out set `every` so often."""

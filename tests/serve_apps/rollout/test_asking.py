@@ -15,7 +15,7 @@ from serve_apps.rollout.spec import RolloutSpec
 from serve_apps.rollout.states import Phase, Reason
 from tests.serve_apps.rollout.judged_world import QUICK, World
 from tests.serve_apps.rollout.outside.outsiders import SECRET
-from tests.serve_apps.rollout.world import MODEL
+from tests.serve_apps.rollout.world import MODEL, drop_replica
 from tests.support.endpoint import wait_for
 
 QUESTIONS = 40
@@ -134,6 +134,22 @@ def test_nothing_begins_before_everybody_agrees(store, outside, ask):
     assert judged.state(rollout).phase is Phase.PENDING
     outside.agrees = 200
     run_until(judged, controller, rollout, Phase.PROMOTED)
+
+
+def test_a_candidate_that_serve_does_not_start_any_more_is_taken_back_at_once(store, outside, environ):
+    drop_replica(store, "v2")
+    judged, tried = World(store), []
+
+    def given_up(model, version):
+        tried.append((model, version))
+        return "three starts failed"
+
+    rollout = judged.begin().rollout_id
+    asking = Asking(store.database, outside.url, environ, given_up)
+    assert run_until(judged, judged.controller(outside=asking), rollout, Phase.ROLLED_BACK).weight == 0
+    asking.close()
+    assert "three starts failed" in last_look(store, rollout)["conclusion"]["why"]
+    assert set(tried) == {(MODEL, "v2")}
 
 
 def test_events_are_told_in_order_and_with_both_numbers(store, outside, ask):

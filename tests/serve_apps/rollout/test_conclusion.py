@@ -24,6 +24,10 @@ def test_the_last_step_is_followed_by_the_promotion():
     ("met", "why"),
     [
         ({"refused": "it answers 'Lyon'"}, "did not prove itself: it answers 'Lyon'"),
+        (
+            {"given_up": "three failed", "serving": 0},
+            "given up starting the candidate: three failed",
+        ),
         ({"lost": 3}, "3 replicas of the candidate were lost, more than 2"),
     ],
 )
