@@ -87,7 +87,7 @@ def kept_apart(
 ) -> frozenset[str]:
     """The `fresh` replicas, as long as those that the request is for have room for it; else fewer or none."""
     if choice.second_slice:
-        return frozenset(name for name in fresh if not is_full(name))
+        return frozenset(name for name in fresh if name not in standbys and not is_full(name))
     others = [name for name in running if name not in standbys and name not in fresh]
     return _NONE if all(map(is_full, others)) else fresh
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.judging import Fresh, Judging
@@ -109,6 +109,7 @@ def test_each_replica_is_kept_for_one_slice_or_the_other(running, standbys, fres
         assert beside == others == standbys
 
 
+@example(frozenset("ab"), frozenset("a"), frozenset("a"), frozenset(), True)
 @given(NAMES, NAMES, NAMES, NAMES, st.booleans())
 def test_whoever_has_room_for_a_request_gets_it_rather_than_one_that_has_none(
     running, standbys, fresh, full, second
