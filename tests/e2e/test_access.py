@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.processes import gateways
 from tests.support.endpoint import MODEL, wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.engine]
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import yaml
 from cluster.config import Settings
 from tests.support.endpoint import MODEL, Endpoint, publish_tiny_versions
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tests.support.endpoint import MODEL, publish, wait_for
 from tests.support.tiny_model import make_tiny_model
 from train_jobs import golden
 
-pytestmark = [pytest.mark.cluster, pytest.mark.engine]
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.slow]
 
 
 @pytest.fixture

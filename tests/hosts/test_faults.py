@@ -16,6 +16,8 @@ from tests.hosts.host import Host
 from tests.hosts.network import Network
 from tests.hosts.system import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 PYTHON = sys.executable
 # Counts datagrams for as long as they come, up to a second after the last one.
 COUNT = """
