@@ -14,11 +14,16 @@ from tests.support.endpoint import MODEL, publish_tiny_versions, wait_for
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+@pytest.fixture(scope="module")
+def published(shared_endpoint, shared_settings, tmp_path_factory):
+    publish_tiny_versions(shared_settings, tmp_path_factory.mktemp("killed"), ["v61", "v71"])
+    return shared_endpoint
+
+
 @pytest.fixture
-def endpoint(shared_endpoint, shared_settings, tmp_path):
-    publish_tiny_versions(shared_settings, tmp_path, ["v6", "v7"])
-    yield shared_endpoint
-    shared_endpoint.deploy(["v1", "v2"])
+def endpoint(published):
+    yield published
+    published.deploy(["v1", "v2"])
 
 
 def loading(endpoint, version):
@@ -37,18 +42,18 @@ def kill_next(endpoint, version, killed):
 
 
 def test_another_replica_is_started_in_its_place(endpoint):
-    endpoint.deploy(["v1", "v2", "v7"])
-    kill_next(endpoint, "v7", set())
-    endpoint.wait_until_serving(["v1", "v2", "v7"])
+    endpoint.deploy(["v1", "v2", "v71"])
+    kill_next(endpoint, "v71", set())
+    endpoint.wait_until_serving(["v1", "v2", "v71"])
 
 
 def test_a_candidate_that_cannot_start_is_taken_back_as_soon_as_serve_gives_it_up(endpoint, tmp_path):
-    endpoint.deploy(["v1", "v2", "v6"], more=[controller(url=endpoint.url)])
+    endpoint.deploy(["v1", "v2", "v61"], more=[controller(url=endpoint.url)])
     rolling = Rolling(endpoint, tmp_path, MODEL)
-    rollout = rolling.start("v6", {"metric": "error_rate", "max": "20%"})
+    rollout = rolling.start("v61", {"metric": "error_rate", "max": "20%"})
     killed: set[str] = set()
     for _ in range(3):
-        kill_next(endpoint, "v6", killed)
+        kill_next(endpoint, "v61", killed)
     row = rolling.wait_for_end(rollout, 60)
     assert (row.phase, row.reason) == ("rolled_back", "candidate_down")
     assert "Serve has given up starting the candidate" in rolling.decisions(rollout)[-1].reason
