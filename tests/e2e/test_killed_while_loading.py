@@ -56,4 +56,4 @@ def test_a_candidate_that_cannot_start_is_taken_back_as_soon_as_serve_gives_it_u
         kill_next(endpoint, "v61", killed)
     row = rolling.wait_for_end(rollout, 60)
     assert (row.phase, row.reason) == ("rolled_back", "candidate_down")
-    assert "Serve has given up starting the candidate" in rolling.decisions(rollout)[-1].reason
+    assert "Serve has given up starting the candidate" in rolling.last_look(rollout)["conclusion"]["why"]
