@@ -16,6 +16,14 @@ def write(sketch: Sketch) -> Compact:
     return Compact.model_construct(zeros=sketch.zeros, buckets=tuple(sorted(sketch.counts.items())))
 
 
-def merged(one: Compact | None, other: Compact) -> Compact:
-    """Both together."""
-    return other if one is None else write(read(one).merge(read(other)))
+def merged(one: Compact | None, *others: Compact) -> Compact:
+    """All of them together; one of several at least is there."""
+    first, *more = others if one is None else (one, *others)
+    if not more:
+        return first
+    counts, zeros = dict(first.buckets), first.zeros
+    for part in more:
+        zeros += part.zeros
+        for bucket, count in part.buckets:
+            counts[bucket] = counts.get(bucket, 0) + count
+    return write(Sketch(counts, zeros))

@@ -119,12 +119,12 @@ def _shown(
     shown = {metric: before.get(metric, Shown()) for metric in quantities}
     for one in counted:
         for metric in quantities:
-            ours, theirs = shown[metric].candidate, shown[metric].baseline
-            for sketch in one.candidate.sketches.get(metric, {}).values():
-                ours = compact.merged(ours, sketch)
-            for sketch in one.baseline.sketches.get(metric, {}).values():
-                theirs = compact.merged(theirs, sketch)
-            shown[metric] = Shown(candidate=ours, baseline=theirs)
+            ours, theirs = (side.sketches.get(metric, {}).values() for side in (one.candidate, one.baseline))
+            so_far = shown[metric]
+            shown[metric] = Shown(
+                candidate=compact.merged(so_far.candidate, *ours),
+                baseline=compact.merged(so_far.baseline, *theirs),
+            )
     return shown
 
 
