@@ -7,6 +7,7 @@ head takes for alive may stay, unless it was started with other settings or from
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -64,13 +65,16 @@ def sources_at(checkout: Path) -> float:
 
     By the time of the change: what rsync copies keeps the time of modification that it had elsewhere.
     """
-    return max((path.stat().st_ctime for path in _sources(checkout)), default=0.0)
+    return max(_written_at(checkout), default=0.0)
 
 
-def _sources(checkout: Path) -> Iterator[Path]:
+def _written_at(checkout: Path) -> Iterator[float]:
     for directory, names, files in os.walk(checkout):
         names[:] = [name for name in names if name not in _MADE_HERE]
-        yield from (Path(directory, name) for name in files)
+        for name in files:
+            # One that rsync has just put in place of another is gone under its first name.
+            with contextlib.suppress(FileNotFoundError):
+                yield Path(directory, name).lstat().st_ctime
 
 
 def is_alive_to(head: str, node_id: str, *, patience_s: float, look: Callable[[str], set[str]]) -> bool:

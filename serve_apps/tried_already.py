@@ -7,7 +7,6 @@ tries after a refusal end at once, with what the first one found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from ray import serve
@@ -24,7 +23,7 @@ WITHIN = timedelta(seconds=60)
 
 def refused_lately(session: Session, ref: VersionRef, now: datetime) -> ReplicaRow | None:
     """The newest refusal of a replica of this version, if it is so new (UTC without a zone)."""
-    rows: Sequence[ReplicaRow] = replicas.refusals(session, ref.model, ref.version)
+    rows = replicas.refusals(session, ref.model, ref.version)
     return rows[0] if rows and rows[0].seen_at >= now - WITHIN else None
 
 
@@ -40,6 +39,6 @@ def again(ref: VersionRef, refusal: ReplicaRow, now: datetime) -> GateFailedErro
     return GateFailedError(
         f"A replica of `{ref}` was refused {ago:.0f} s ago: {refusal.detail.get('reason')}",
         code="gate.refused_lately",
-        hint="Deploy it again to have it tried at once.",
+        hint="Mend what it says, and deploy it again.",
         retryable=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 
 from sqlalchemy import select
@@ -26,14 +25,13 @@ def is_kept(session: Session, model: str, version: str, now: datetime) -> bool:
 def needed(session: Session, model: str, version: str, now: datetime) -> int:
     """How many replicas a version needs that most of the traffic has left, and may come back to; else 0.
 
-    As many as those that have the traffic would be with all of it: their number grows with the load of a
-    day, and so must that of the replicas which it may have to go back to.
+    As many as the version that has it: their number grows with the load of a day, and so must that of the
+    replicas which it may have to go back to.
     """
     row = _keeping(session, model, version, now)
     if row is None or version != row.stable or row.weight < HALF:
         return 0
-    serving = replicas.read(session, model, row.candidate, row.started_at).serving
-    return math.ceil(serving * 100.0 / row.weight)
+    return replicas.read(session, model, row.candidate, row.started_at).serving
 
 
 def _keeping(session: Session, model: str, version: str, now: datetime) -> RolloutRow | None:

@@ -38,6 +38,8 @@ def test_what_is_made_on_the_host_is_no_source(tmp_path):
     source.touch()
     os.utime(source, (1.0, 1.0))
     assert sources_at(tmp_path) > before, "as rsync leaves it, with the time that it had elsewhere"
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert sources_at(tmp_path) > before
 
 
 def test_a_head_is_given_time_to_hear_of_the_raylet():

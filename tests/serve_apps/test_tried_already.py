@@ -1,4 +1,4 @@
-"""A refusal stands for a minute, or until the next deploy."""
+"""A refusal stands for a minute; that a deploy ends it is in tests/e2e/test_killed_while_loading.py."""
 
 from __future__ import annotations
 
