@@ -32,6 +32,7 @@ def test_ray_up_then_status_then_a_training_job_then_ray_down():
             assert "(no failures)" in status, status
             train(network, running)
             callers_without_the_token_are_refused(network, running)
+            a_joined_worker_goes_on_until_something_changes(network, running)
             went_up = time.monotonic()
         TIMES.info("ray_down_s %.1f", time.monotonic() - went_up)
         assert network["head"].processes(RAY_PROCESSES) == []
@@ -62,6 +63,14 @@ def callers_without_the_token_are_refused(network: Network, running: cluster.Ray
     assert running.head.run(ask).stdout == "401"
     allowed = running.head.run(f'{ask} -H "Authorization: Bearer $(cat ~/.ray/auth_token)"')
     assert allowed.stdout == "200"
+
+
+def a_joined_worker_goes_on_until_something_changes(network: Network, running: cluster.RayCluster) -> None:
+    ask = f". ~/linnet.env && python -m cluster.joined {running.head.address}:6379"
+    worker = network["worker1"]
+    assert worker.run(ask).stdout.startswith("Ray goes on")
+    worker.run("touch ~/linnet/README.md")
+    assert "the checkout has changed" in worker.run(ask, check=False).stdout
 
 
 def wait_until_gone(network: Network, since: float) -> float:
